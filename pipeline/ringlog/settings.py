@@ -1,0 +1,181 @@
+"""Settings: data only, and the only file that reads the environment.
+
+Keyword arguments come first, then the environment (``RINGLOG_ROOT``, …), then ``ringlog.toml`` or
+``[tool.ringlog]`` of ``pyproject.toml`` in the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Acks = Literal["leader", "quorum", "stored"]
+Fsync = Literal["group", "interval", "never"]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def local_path(url: str) -> str | None:
+    """The absolute path of a local ``url``, or None where it lies on an object store.
+
+    >>> local_path("file:///var/logs")
+    '/var/logs'
+    >>> local_path("s3://bucket/logs") is None
+    True
+    """
+    if url.startswith("file://"):
+        return url.removeprefix("file://")
+    if "://" in url:
+        return None
+    return str(Path(url).expanduser().absolute())
+
+
+class Settings(BaseSettings):
+    """Everything that can be chosen about a pipeline. Units stand last in the names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RINGLOG_",
+        toml_file="ringlog.toml",
+        pyproject_toml_table_header=("tool", "ringlog"),
+        extra="forbid",
+        frozen=True,
+    )
+
+    root: str = "~/ringlog"
+    """Where the table and the metadata live: a local folder or an ``s3://bucket/prefix`` URL."""
+    journal_dir: str = "~/.ringlog/journals"
+    """Local folder of the replicas' journals, on every node. Must survive a restart: not a tmpfs."""
+    shards: Positive = 3
+    replicas: Positive = 3
+    """Copies of each unarchived batch; a majority of them must have it on disk before it is acknowledged."""
+    acks: Acks = "quorum"
+    fsync: Fsync = "group"
+    fsync_interval_ms: Positive = 200
+
+    batch_rows_max: Positive = 10_000
+    batch_bytes_max: Positive = 192 * KIB
+    """One append carries at most this much; larger batches are cut."""
+    linger_ms: Annotated[int, Field(ge=0)] = 20
+    """How long a submit that nobody waits for may be held back to fill a batch."""
+    submit_timeout_s: PositiveFloat = 30.0
+    """How long a submit retries before it raises."""
+    client_buffer_bytes_max: Positive = 64 * MIB
+    """What one client process may hold unacknowledged."""
+
+    record_bytes_max: Positive = 256 * KIB
+    shard_buffer_bytes_max: Positive = 256 * MIB
+    """What a shard may hold that is not archived yet; beyond it callers get ``Overloaded``."""
+    flush_bytes: Positive = 32 * MIB
+    """A shard archives when it holds this many unarchived bytes …"""
+    flush_age_s: PositiveFloat = 30.0
+    """… or when its oldest unarchived record has waited this long."""
+    journal_file_bytes_max: Positive = 32 * MIB
+    rebalance_interval_s: PositiveFloat = 5.0
+
+    s3_endpoint_url: str | None = None
+    """For S3-compatible stores; AWS itself needs none. ``AWS_ENDPOINT_URL`` is read where this is unset."""
+    s3_region: str | None = None
+    s3_access_key_id: SecretStr | None = None
+    s3_secret_access_key: SecretStr | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (no .env: one place less to look)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keyword arguments, environment, ringlog.toml, pyproject.toml; the first that names a value wins."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            PyprojectTomlConfigSettingsSource(settings_cls),
+        )
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: str) -> str:
+        path = local_path(root)
+        if path is not None:
+            return path
+        if not root.startswith("s3://") or len(root) <= len("s3://"):
+            raise ValueError(f"root must be a local folder or s3://bucket/prefix, not {root!r}")
+        return root.rstrip("/")
+
+    @field_validator("journal_dir")
+    @classmethod
+    def _local(cls, folder: str) -> str:
+        path = local_path(folder)
+        if path is None:
+            raise ValueError(f"journal_dir must be a local folder, not {folder!r}: an ack is an fsync on a disk")
+        return path
+
+    @model_validator(mode="after")
+    def _enough_actors(self) -> Settings:
+        if self.replicas > self.shards:
+            raise ValueError(
+                f"replicas={self.replicas} needs at least as many shards (each shard actor keeps one copy), "
+                f"but shards={self.shards}"
+            )
+        return self
+
+    @property
+    def table_url(self) -> str:
+        """The Delta table that holds everything archived."""
+        return f"{self.root}/logs"
+
+    @property
+    def quorum(self) -> int:
+        """How many replicas must have a batch before it is acknowledged.
+
+        >>> Settings(replicas=3).quorum
+        2
+        """
+        return self.replicas // 2 + 1
+
+    def public(self) -> dict[str, Any]:
+        """What may travel between processes and be shown: every setting that was chosen, without the secrets.
+
+        Actors read the secrets from their own environment instead.
+        """
+        return self.model_dump(exclude={"s3_access_key_id", "s3_secret_access_key"})
+
+    def storage_options(self) -> dict[str, str]:
+        """The object store's options in the spelling of delta-rs; empty for a local root."""
+        if local_path(self.root) is not None:
+            return {}
+        environment = os.environ
+        chosen = {
+            "AWS_ENDPOINT_URL": self.s3_endpoint_url or environment.get("AWS_ENDPOINT_URL"),
+            "AWS_REGION": self.s3_region
+            or environment.get("AWS_REGION")
+            or environment.get("AWS_DEFAULT_REGION", "us-east-1"),
+            "AWS_ACCESS_KEY_ID": _reveal(self.s3_access_key_id) or environment.get("AWS_ACCESS_KEY_ID"),
+            "AWS_SECRET_ACCESS_KEY": _reveal(self.s3_secret_access_key)
+            or environment.get("AWS_SECRET_ACCESS_KEY"),
+            "AWS_SESSION_TOKEN": environment.get("AWS_SESSION_TOKEN"),
+        }
+        options = {name: value for name, value in chosen.items() if value}
+        if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            options["AWS_ALLOW_HTTP"] = "true"
+        return options
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

@@ -1,0 +1,7 @@
+"""What lasts: replica journals on local disks, and the Delta table with its segments."""
+
+from ringlog.storage.commit import Flush, Snapshot, Table
+from ringlog.storage.objects import Objects
+from ringlog.storage.segment import Segment, write_segments
+
+__all__ = ["Flush", "Objects", "Segment", "Snapshot", "Table", "write_segments"]

@@ -1,0 +1,250 @@
+"""The Delta table: one version shows segments and, in the same write, how far each shard is stored.
+
+What always holds: a shard's rows in a version are exactly its committed log ``[0, stored(shard))``, each once
+(SL-5). delta-rs compares no numbers for us; what keeps this is that a commit starts at what its own snapshot
+says is stored, and that delta-rs refuses a commit whose snapshot has been overtaken for that shard.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
+from ringlog.schema import TABLE_SCHEMA
+from ringlog.settings import local_path
+from ringlog.storage.objects import Objects
+from ringlog.storage.segment import STATISTICS, Segment
+
+ATTEMPTS = 5
+"""How often one commit is tried; delta-rs itself steps over other shards' commits within each."""
+
+# delta-rs would wait for minutes; a whole attempt ends in less, and the archiver comes back.
+_DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "4", "retry_timeout": "30s"}
+_CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS)}
+_LOG = "_delta_log"
+
+
+@dataclass(frozen=True)
+class Flush:
+    """The committed records ``[start, end)`` of one shard, written as ``segments``."""
+
+    shard: str
+    start: int
+    end: int
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of the table. ``delta`` is never changed after it was loaded."""
+
+    delta: DeltaTable
+
+    @property
+    def version(self) -> int:
+        """The number of the table's version."""
+        return int(self.delta.version())
+
+    def stored(self, shard: str) -> int:
+        """The first offset of ``shard`` that this version does not hold; 0 for a shard it has never seen."""
+        return int(self.delta.transaction_version(shard) or 0)
+
+
+class Table:
+    """The Delta table at ``url``: a local folder or ``s3://bucket/prefix``.
+
+    ``storage_options`` are those of delta-rs; none for a local folder.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, str]) -> None:
+        self.url = url
+        self.objects = Objects(url, storage_options)
+        self._local = local_path(url)
+        self._options = {**_DEADLINES, **storage_options} if self._local is None else None
+        self._settled = -1
+
+    def open_or_create(self) -> Snapshot:
+        """The newest version; where there is no table yet, an empty one is made. Any number may race.
+
+        Raises `ConfigurationError` where something else is in its place, or its columns do not fit.
+        """
+        snapshot = self.find()
+        if snapshot is None:
+            try:
+                DeltaTable.create(
+                    self._local or self.url,
+                    TABLE_SCHEMA,
+                    mode="error",
+                    partition_by=["date"],
+                    configuration=_CONFIGURATION,
+                    storage_options=self._options,
+                    # With retries, delta-rs lets a second creator through, who replaces the table's metadata.
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+            except (DeltaError, OSError) as error:
+                # Another creator may have won; then its table is the one.
+                snapshot = self.find()
+                if snapshot is None:
+                    raise Unavailable(f"cannot create the table {self.url}: {_reason(error)}") from error
+            else:
+                snapshot = self.snapshot()
+        self._require_columns(snapshot)
+        return self.settle(snapshot)
+
+    def find(self) -> Snapshot | None:
+        """The newest version, or None where there is no table."""
+        try:
+            return Snapshot(DeltaTable(self._local or self.url, storage_options=self._options))
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise Unavailable(
+                f"cannot read the table {self.url} now: {_reason(error)}. "
+                "Check that the store answers and that the credentials are right; then try again"
+            ) from error
+
+    def snapshot(self) -> Snapshot:
+        """The newest version. Raises `ConfigurationError` where there is no table."""
+        snapshot = self.find()
+        if snapshot is None:
+            raise ConfigurationError(
+                f"there is no table at {self.url}: check root, or start the pipeline once"
+            )
+        return snapshot
+
+    def settle(self, snapshot: Snapshot) -> Snapshot:
+        """Make what ``snapshot`` shows survive a power cut; only then may journals be trimmed to it.
+
+        delta-rs does not fsync what it writes to a local folder. Nothing is to be done on an object store.
+        """
+        if self._local is not None and snapshot.version > self._settled:
+            self.objects.sync(*self._unsettled(snapshot.version))
+            self._settled = snapshot.version
+        return snapshot
+
+    def commit(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Snapshot:
+        """Add the segments of ``flushes`` (one per shard) in one version, each exactly once.
+
+        Every flush must start where ``snapshot`` ends for its shard. Returns a later snapshot, settled: what
+        it says is stored is what the caller goes on from, and may trim to. For a shard that another archiver
+        was faster with, that need not be the flush's own end; its segments are then orphans.
+
+        Raises `Conflict` when ``snapshot`` does not fit or the table is too contended, and `OutcomeUnknown`
+        when the table cannot be read back. In both cases: take a new snapshot and go on from what it says.
+        """
+        _require_fit(snapshot, flushes)
+        pending = list(flushes)
+        refusal: Exception | None = None
+        for _ in range(ATTEMPTS):
+            refusal = self._try(snapshot, pending)
+            snapshot = self._read_back(refusal)
+            pending = [flush for flush in pending if _still_to_do(snapshot, flush, refusal)]
+            if not pending:
+                return self.settle(snapshot)
+        shards = ", ".join(flush.shard for flush in pending)
+        raise Conflict(
+            f"the table {self.url} did not take {shards} in {ATTEMPTS} attempts: {_reason(refusal)}. "
+            "Take a new snapshot and try again"
+        ) from refusal
+
+    def _try(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Exception | None:
+        """Commit from ``snapshot`` itself. An error says nothing about the outcome: only the table knows."""
+        try:
+            snapshot.delta.create_write_transaction(
+                actions=[_added(segment) for flush in flushes for segment in flush.segments],
+                mode="append",
+                schema=snapshot.delta.schema(),
+                partition_by=["date"],
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(flush.shard, flush.end) for flush in flushes]
+                ),
+            )
+        except Exception as error:  # noqa: BLE001  (whatever it was, the table is read back)
+            return error
+        return None
+
+    def _read_back(self, refusal: Exception | None) -> Snapshot:
+        try:
+            return self.snapshot()
+        except (Unavailable, ConfigurationError) as error:
+            raise OutcomeUnknown(
+                f"a commit to {self.url} may or may not have been stored: {_reason(refusal or error)}. "
+                "Take a new snapshot when the store answers, and go on from what it says"
+            ) from error
+
+    def _unsettled(self, version: int) -> list[str]:
+        """The log's files that make up ``version`` and were not synced by this table before."""
+        numbered = {
+            path: int(number[0])
+            for path in self.objects.list(_LOG)
+            if (number := re.findall(rf"^{_LOG}/(\d{{20}})\.", path))
+        }
+        checkpoints = [at for path, at in numbered.items() if ".checkpoint" in path and at <= version]
+        first = max([self._settled + 1, *checkpoints])
+        paths = [path for path, at in numbered.items() if first <= at <= version]
+        return [*paths, f"{_LOG}/_last_checkpoint"] if checkpoints else paths
+
+    def _require_columns(self, snapshot: Snapshot) -> None:
+        found = {field.name: field.type for field in pa.schema(snapshot.delta.schema())}
+        wrong = [
+            f"{field.name} ({found.get(field.name, 'missing')} instead of {field.type})"
+            for field in TABLE_SCHEMA
+            if found.get(field.name) != field.type
+        ]
+        if wrong or snapshot.delta.metadata().partition_columns != ["date"]:
+            raise ConfigurationError(
+                f"{self.url} is a Delta table, but not one of ringlog: {', '.join(wrong) or 'not by date'}. "
+                "Choose another root"
+            )
+
+
+def _require_fit(snapshot: Snapshot, flushes: Sequence[Flush]) -> None:
+    shards = [flush.shard for flush in flushes]
+    if not flushes or len(set(shards)) != len(shards):
+        raise ValueError(f"a commit takes one flush of each of its shards, not {shards}")
+    for flush in flushes:
+        if sum(segment.rows for segment in flush.segments) != flush.end - flush.start or not flush.segments:
+            raise CorruptionError(
+                f"the segments of {flush.shard} do not hold exactly [{flush.start}, {flush.end})"
+            )
+        if snapshot.stored(flush.shard) != flush.start:
+            raise Conflict(
+                f"version {snapshot.version} of the table holds {flush.shard} up to "
+                f"{snapshot.stored(flush.shard)}, so a flush cannot start at {flush.start}: go on from there"
+            )
+
+
+def _still_to_do(snapshot: Snapshot, flush: Flush, refusal: Exception | None) -> bool:
+    """Whether ``flush`` is to be tried again from ``snapshot``, which was read after an attempt."""
+    stored = snapshot.stored(flush.shard)
+    if stored < flush.start or (refusal is None and stored < flush.end):
+        raise CorruptionError(
+            f"version {snapshot.version} of the table holds {flush.shard} up to {stored} only, but "
+            f"[{flush.start}, {flush.end}) was built on an earlier one: the table went back. Stop and look"
+        )
+    return stored == flush.start
+
+
+def _added(segment: Segment) -> AddAction:
+    return AddAction(
+        path=segment.path,
+        size=segment.size_bytes,
+        partition_values={"date": segment.date.isoformat()},
+        modification_time=time.time_ns() // 1_000_000,
+        data_change=True,
+        stats=segment.stats_json,
+    )
+
+
+def _reason(error: Any) -> str:
+    """The error's own words in one line; delta-rs paints its arrows."""
+    return " ".join(re.sub(r"\x1b\[\d+m|↳", "", str(error)).split())

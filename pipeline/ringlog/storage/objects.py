@@ -1,0 +1,208 @@
+"""Whole objects under one root: a local folder or an S3-compatible store, with the settings of delta-rs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ringlog.errors import ConfigurationError, RinglogError, Unavailable
+from ringlog.settings import local_path
+
+DEADLINE_S = 60.0
+"""How long one call to an object store may take, with its retries."""
+_ONE_PUT_BYTES = 5 * 2**30
+_UNFINISHED = ".tmp"
+
+
+class Objects:
+    """Whole objects under ``url``: written once, read whole, durable when the call returns.
+
+    ``storage_options`` are spelled as delta-rs spells them (``AWS_ENDPOINT_URL``, ``AWS_REGION``, …), so that
+    one mapping serves both. Paths are relative to ``url`` and use ``/``.
+
+    Every method raises `Unavailable` when the store does not answer, and `ConfigurationError` when it refuses
+    (wrong credentials, no such bucket, no permission).
+
+    >>> import tempfile
+    >>> objects = Objects(tempfile.mkdtemp(), {})
+    >>> objects.write("date=2025-01-01/a.parquet", b"PAR1")
+    >>> objects.read("date=2025-01-01/a.parquet"), objects.list("date=2025-01-01")
+    (b'PAR1', ['date=2025-01-01/a.parquet'])
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, str]) -> None:
+        self.url = url.rstrip("/")
+        folder = local_path(url)
+        self._store: _Store = _Folder(Path(folder)) if folder is not None else _Bucket(url, storage_options)
+
+    def write(self, path: str, data: bytes | pa.Buffer) -> None:
+        """Store ``data`` as ``path``, whole or not at all; replaces what was there."""
+        with self._explained("write", path):
+            self._store.write(path, data)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of ``path``. Raises `FileNotFoundError` where there is none."""
+        with self._explained("read", path, absent=FileNotFoundError(f"{self.url}/{path} does not exist")):
+            return self._store.read(path)
+
+    def exists(self, path: str) -> bool:
+        """Whether ``path`` is an object."""
+        with self._explained("look up", path):
+            return self._store.exists(path)
+
+    def sync(self, *paths: str) -> None:
+        """Make what another library wrote survive a power cut; an object store promises that by itself."""
+        with self._explained("sync", ", ".join(paths)):
+            self._store.sync(*paths)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The paths of all objects below the folder ``prefix``, sorted. Unfinished writes are no objects."""
+        with self._explained("list", prefix):
+            return sorted(path for path in self._store.list(prefix) if not path.endswith(_UNFINISHED))
+
+    @contextmanager
+    def _explained(self, verb: str, path: str, absent: Exception | None = None) -> Iterator[None]:
+        where = f"{self.url}/{path}"
+        try:
+            yield
+        except RinglogError:
+            raise
+        except FileNotFoundError as error:
+            raise absent or ConfigurationError(
+                f"cannot {verb} {where}: {error}. Create the bucket or the folder, or change root"
+            ) from error
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"not allowed to {verb} {where}: {error}. Check the credentials and the permissions"
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                f"cannot {verb} {where} now: {error}. Check that the store answers and has room; try again"
+            ) from error
+
+
+class _Store(Protocol):
+    """What both kinds of store do; they raise `OSError` and its kinds."""
+
+    def write(self, path: str, data: bytes | pa.Buffer) -> None: ...
+    def read(self, path: str) -> bytes: ...
+    def exists(self, path: str) -> bool: ...
+    def sync(self, *paths: str) -> None: ...
+    def list(self, prefix: str) -> list[str]: ...
+
+
+class _Folder:
+    """A local folder: an object is there whole, and survives a power cut, when ``write`` returns."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def write(self, path: str, data: bytes | pa.Buffer) -> None:
+        target = self._root / path
+        for folder in reversed([target.parent, *target.parent.parents]):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                _fsync(folder.parent)
+        unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+        try:
+            with unfinished.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        # Another process may have made these folders and not have synced them yet.
+        for folder in [target.parent, *target.parent.parents]:
+            _fsync(folder)
+            if folder == self._root:
+                break
+
+    def read(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).is_file()
+
+    def sync(self, *paths: str) -> None:
+        targets = [self._root / path for path in paths]
+        for target in targets:
+            _fsync(target)
+        for folder in {target.parent for target in targets}:
+            _fsync(folder)
+
+    def list(self, prefix: str) -> list[str]:
+        found = (self._root / prefix).rglob("*")
+        return [path.relative_to(self._root).as_posix() for path in found if path.is_file()]
+
+
+class _Bucket:
+    """A prefix of an S3 bucket. Every write is one PutObject, never a multipart upload left half done."""
+
+    def __init__(self, url: str, storage_options: Mapping[str, str]) -> None:
+        self._prefix = url.split("://", 1)[1].rstrip("/")
+        self._files = _s3(storage_options)
+
+    def write(self, path: str, data: bytes | pa.Buffer) -> None:
+        body = data.to_pybytes() if isinstance(data, pa.Buffer) else data
+        self._call("pipe_file", path, body, chunksize=_ONE_PUT_BYTES)
+
+    def read(self, path: str) -> bytes:
+        return bytes(self._call("cat_file", path))
+
+    def exists(self, path: str) -> bool:
+        try:
+            return bool(self._call("info", path)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def sync(self, *paths: str) -> None:
+        """A PutObject that was answered is durable."""
+
+    def list(self, prefix: str) -> list[str]:
+        start = len(self._prefix) + 1
+        return [found[start:] for found in self._call("find", prefix)]
+
+    def _call(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, NoCredentialsError  # type: ignore[import-untyped]
+
+        try:
+            return getattr(self._files, name)(f"{self._prefix}/{path}", *args, timeout=DEADLINE_S, **kwargs)
+        except NoCredentialsError as error:
+            raise PermissionError(str(error)) from error
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {DEADLINE_S:g} s") from error
+        except BotoCoreError as error:
+            raise OSError(str(error)) from error
+
+
+def _s3(options: Mapping[str, str]) -> Any:
+    """The s3fs file system that reaches what delta-rs reaches with ``options``."""
+    import s3fs
+
+    chosen = {name.upper(): value for name, value in options.items()}
+    return s3fs.S3FileSystem(
+        key=chosen.get("AWS_ACCESS_KEY_ID"),
+        secret=chosen.get("AWS_SECRET_ACCESS_KEY"),
+        token=chosen.get("AWS_SESSION_TOKEN"),
+        endpoint_url=chosen.get("AWS_ENDPOINT_URL"),
+        client_kwargs={"region_name": chosen["AWS_REGION"]} if "AWS_REGION" in chosen else {},
+        # Newer checksum headers are refused by some S3-compatible stores; Parquet pages carry their own.
+        config_kwargs={"request_checksum_calculation": "when_required"},
+        use_listings_cache=False,
+    )
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

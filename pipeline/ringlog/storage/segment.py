@@ -1,0 +1,168 @@
+"""Segments: committed batches as Parquet files, with the statistics by which readers skip them."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ringlog.schema import TABLE_SCHEMA
+from ringlog.storage.objects import Objects
+
+STATISTICS = (
+    "timestamp",
+    "time_unix_nano",
+    "severity_number",
+    "service",
+    "tenant",
+    "shard",
+    "record_offset",
+)
+"""The columns whose smallest and largest values the table keeps per segment."""
+ROW_GROUP_ROWS = 128 * 1024
+
+_DATE = "date"
+# Nearly sorted integers shrink most as differences; what hardly repeats is not worth a dictionary.
+_DIFFERENCES = ("timestamp", "time_unix_nano", "observed_timestamp", "record_offset")
+_PLAIN = ("body", "attributes", "trace_id", "span_id")
+_ORDER: Any = [("time_unix_nano", "ascending"), ("record_offset", "ascending")]
+_STATISTICS_TEXT_MAX = 64
+_LAST_CHARACTER = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One Parquet file: those records of ``[start, end)`` of ``shard`` that fall on ``date`` (UTC).
+
+    ``path`` is relative to the table; ``stats_json`` is what Delta keeps about the file.
+    """
+
+    path: str
+    size_bytes: int
+    rows: int
+    date: datetime.date
+    stats_json: str
+    shard: str
+    start: int
+    end: int
+
+
+def write_segments(
+    objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]
+) -> list[Segment]:
+    """Write ``batches`` (of `TABLE_SCHEMA`, in order, from offset ``start``) as one segment for each date.
+
+    Records are sorted by time within a segment. The names are unique, so that nothing is ever overwritten; a
+    segment is part of the table only once it is committed. Raises what `Objects.write` raises; segments that
+    were written before that stay behind as orphans and do no harm.
+    """
+    table = pa.Table.from_batches(batches, schema=TABLE_SCHEMA)
+    end = start + table.num_rows
+    segments = []
+    for date, rows in _dates(table.sort_by([(_DATE, "ascending"), *_ORDER])):
+        data = _parquet(rows)
+        path = _unique_path(shard, start, end, date)
+        objects.write(path, data)
+        stats = orjson.dumps(statistics(rows)).decode()
+        segments.append(Segment(path, data.size, rows.num_rows, date, stats, shard, start, end))
+    return segments
+
+
+def _dates(table: pa.Table) -> Iterator[tuple[datetime.date, pa.Table]]:
+    """Cut ``table``, which is sorted by date, where the date changes."""
+    if table.num_rows == 0:
+        return
+    days = table[_DATE].cast(pa.int32()).to_numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), table.num_rows]
+    for first, after in itertools.pairwise(cuts):
+        rows = table.slice(first, after - first)
+        yield rows[_DATE][0].as_py(), rows.drop_columns([_DATE])
+
+
+def _unique_path(shard: str, start: int, end: int, date: datetime.date) -> str:
+    # The path stands in the table's log and in file systems: only characters that nobody escapes.
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", shard)
+    return f"{_DATE}={date.isoformat()}/{name}-{start:020d}-{end:020d}-{uuid.uuid4()}.parquet"
+
+
+def _parquet(rows: pa.Table) -> pa.Buffer:
+    encodings: dict[str, Any] = {
+        "use_dictionary": [name for name in rows.column_names if name not in (*_DIFFERENCES, *_PLAIN)],
+        "column_encoding": dict.fromkeys(_DIFFERENCES, "DELTA_BINARY_PACKED"),
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        write_statistics=True,
+        write_page_index=True,
+        write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(rows.schema, _ORDER),
+        **encodings,
+    )
+    return sink.getvalue()
+
+
+def statistics(rows: pa.Table) -> dict[str, Any]:
+    """What Delta keeps about one file: the number of records, and per column the bounds and the nulls."""
+    smallest: dict[str, Any] = {}
+    largest: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for name in STATISTICS:
+        column = rows[name]
+        nulls[name] = column.null_count
+        bounds = pc.min_max(column)
+        low, high = _lower(bounds["min"]), _upper(bounds["max"])
+        if low is not None:
+            smallest[name] = low
+        if high is not None:
+            largest[name] = high
+    return {"numRecords": rows.num_rows, "minValues": smallest, "maxValues": largest, "nullCount": nulls}
+
+
+def _lower(bound: Any) -> Any:
+    if pa.types.is_string(bound.type) and bound.is_valid:
+        return bound.as_py()[:_STATISTICS_TEXT_MAX]
+    return _plain(bound)
+
+
+def _upper(bound: Any) -> Any:
+    if pa.types.is_string(bound.type) and bound.is_valid:
+        return upper_bound(bound.as_py(), _STATISTICS_TEXT_MAX)
+    return _plain(bound)
+
+
+def _plain(bound: Any) -> Any:
+    if pa.types.is_timestamp(bound.type) and bound.is_valid:
+        return bound.as_py().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return bound.as_py()
+
+
+def upper_bound(text: str, length: int) -> str | None:
+    """A text of at most ``length`` characters that sorts at or after ``text``; None where there is none.
+
+    >>> upper_bound("train", 5), upper_bound("training", 5), upper_bound("tra\U0010ffffning", 4)
+    ('train', 'traio', 'trb')
+    """
+    if len(text) <= length:
+        return text
+    for at in range(length - 1, -1, -1):
+        following = ord(text[at]) + 1
+        if following in _SURROGATES:
+            following = _SURROGATES.stop
+        if following <= _LAST_CHARACTER:
+            return text[:at] + chr(following)
+    return None
