@@ -167,8 +167,7 @@ class Settings(BaseSettings):
             or environment.get("AWS_REGION")
             or environment.get("AWS_DEFAULT_REGION", "us-east-1"),
             "AWS_ACCESS_KEY_ID": _reveal(self.s3_access_key_id) or environment.get("AWS_ACCESS_KEY_ID"),
-            "AWS_SECRET_ACCESS_KEY": _reveal(self.s3_secret_access_key)
-            or environment.get("AWS_SECRET_ACCESS_KEY"),
+            "AWS_SECRET_ACCESS_KEY": _reveal(self.s3_secret_access_key) or environment.get("AWS_SECRET_ACCESS_KEY"),
             "AWS_SESSION_TOKEN": environment.get("AWS_SESSION_TOKEN"),
         }
         options = {name: value for name, value in chosen.items() if value}

@@ -38,9 +38,7 @@ def test_one_date_makes_one_sorted_segment_with_every_row(objects: Objects) -> N
     [segment] = write_segments(objects, "shard-7", 100, [whole.slice(0, 2), whole.slice(2)])
     assert (segment.shard, segment.start, segment.end, segment.rows) == ("shard-7", 100, 105, 5)
     assert segment.date == datetime.date(2025, 10, 9)
-    assert re.fullmatch(
-        r"date=2025-10-09/shard-7-0{17}100-0{17}105-[0-9a-f-]{36}\.parquet", segment.path
-    )
+    assert re.fullmatch(r"date=2025-10-09/shard-7-0{17}100-0{17}105-[0-9a-f-]{36}\.parquet", segment.path)
     assert objects.list() == [segment.path]
     assert len(objects.read(segment.path)) == segment.size_bytes
     stored = read(objects, segment)

@@ -116,9 +116,7 @@ class Table:
         """The newest version. Raises `ConfigurationError` where there is no table."""
         snapshot = self.find()
         if snapshot is None:
-            raise ConfigurationError(
-                f"there is no table at {self.url}: check root, or start the pipeline once"
-            )
+            raise ConfigurationError(f"there is no table at {self.url}: check root, or start the pipeline once")
         return snapshot
 
     def settle(self, snapshot: Snapshot) -> Snapshot:
@@ -213,9 +211,7 @@ def _require_fit(snapshot: Snapshot, flushes: Sequence[Flush]) -> None:
         raise ValueError(f"a commit takes one flush of each of its shards, not {shards}")
     for flush in flushes:
         if sum(segment.rows for segment in flush.segments) != flush.end - flush.start or not flush.segments:
-            raise CorruptionError(
-                f"the segments of {flush.shard} do not hold exactly [{flush.start}, {flush.end})"
-            )
+            raise CorruptionError(f"the segments of {flush.shard} do not hold exactly [{flush.start}, {flush.end})")
         if snapshot.stored(flush.shard) != flush.start:
             raise Conflict(
                 f"version {snapshot.version} of the table holds {flush.shard} up to "

@@ -58,9 +58,7 @@ class Segment:
     end: int
 
 
-def write_segments(
-    objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]
-) -> list[Segment]:
+def write_segments(objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]) -> list[Segment]:
     """Write ``batches`` (of `TABLE_SCHEMA`, in order, from offset ``start``) as one segment for each date.
 
     Records are sorted by time within a segment. The names are unique, so that nothing is ever overwritten; a

@@ -1,0 +1,111 @@
+"""What a core asks for: first store, then send and reply; and wake me at the deadline.
+
+The order is the promise: nothing of ``send`` and ``reply`` may leave before all of ``store``, and of the outputs before
+it, is durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Union
+
+from ringlog.replication.messages import Boundary, Entry, Producers
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Keep that no epoch below ``promised`` is served."""
+
+    promised: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append ``entries`` to the journal."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Forget what lies below ``trimmed``; ``producers`` is the producers' table as of there."""
+
+    trimmed: int
+    boundaries: tuple[Boundary, ...]
+    producers: Producers
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """In one atomic step: the log is ``entries`` from ``trimmed`` on, of ``log_epoch``, under ``promised``."""
+
+    promised: int
+    log_epoch: int
+    trimmed: int
+    boundaries: tuple[Boundary, ...]
+    producers: Producers
+    entries: tuple[Entry, ...]
+
+
+StoreOp = Union[Promise, Write, Discard, Replace]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The batch has offsets ``[start, end)`` in ``epoch``, at the level that was asked for. True also of a retry."""
+
+    epoch: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Not stored: the shard's buffer is full."""
+
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not stored, and a quorum has just confirmed that this leader may say so. ``expected`` is the next sequence."""
+
+    reason: str
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deposed:
+    """The leadership ended while the caller waited: the outcome is unknown. A retry with the same sequence is safe."""
+
+    epoch: int
+    promised: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The epoch was current after the read arrived; the entries of ``[base, committed)`` may be shown."""
+
+    epoch: int
+    base: int
+    committed: int
+    entries: tuple[Entry, ...]
+
+
+Answer = Union[Accepted, Full, Refused, Deposed, Confirmation]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """``store``: in this order; ``send``: messages (or requests to METADATA and TABLE); ``reply``: (caller, answer)."""
+
+    store: tuple[StoreOp, ...] = ()
+    send: tuple[Any, ...] = ()
+    reply: tuple[tuple[Any, Answer], ...] = ()
+    deadline: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.store or self.send or self.reply)
+
+
+NOTHING = Output()

@@ -1,0 +1,212 @@
+"""One durable copy of a shard's tail. It answers nothing that it has not stored, and its promise never falls."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ringlog.replication.dedup import ProducerTable
+from ringlog.replication.invariants import require
+from ringlog.replication.messages import (
+    Append,
+    Appended,
+    Boundary,
+    Confirmed,
+    Entries,
+    Entry,
+    Fenced,
+    Fetch,
+    Join,
+    Joined,
+    Producers,
+    Request,
+    Seal,
+    Sealed,
+    Trim,
+)
+from ringlog.replication.output import NOTHING, Discard, Output, Promise, Replace, StoreOp, Write
+from ringlog.replication.quorum import trimmed_boundaries
+
+NEVER_JOINED = 0
+"""The log epoch of a replica that holds no log yet; the first epoch is 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """What a journal holds of one replica: a `Replica` begins from it and ends as it.
+
+    ``producers`` is the producers' table as of ``trimmed``; ``entries`` cover ``[trimmed, end)`` without a gap.
+    """
+
+    shard: str
+    id: str
+    promised: int = 0
+    log_epoch: int = NEVER_JOINED
+    trimmed: int = 0
+    boundaries: tuple[Boundary, ...] = ()
+    producers: Producers = field(default_factory=dict)
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
+
+
+class Replica:
+    """The replica with the journal ``state.id``. Every handler is idempotent; messages may be late, lost or doubled."""
+
+    def __init__(self, state: ReplicaState) -> None:
+        self.shard = state.shard
+        self.id = state.id
+        self.promised = state.promised
+        self.log_epoch = state.log_epoch
+        self.trimmed = state.trimmed
+        self.boundaries = state.boundaries
+        self._take(state.producers, list(state.entries))
+
+    @property
+    def end(self) -> int:
+        """The first offset that the log does not hold."""
+        return self.entries[-1].end if self.entries else self.trimmed
+
+    def handle(self, message: Request) -> Output:
+        """What ``message`` makes of this replica. One that is meant for another journal is dropped."""
+        if message.receiver != self.id or message.shard != self.shard:
+            return NOTHING
+        if message.epoch < self.promised:
+            return Output(send=(Fenced(self.shard, self.id, message.epoch, self.promised),))
+        if isinstance(message, Seal):
+            return self._seal(message)
+        if isinstance(message, Join):
+            return self._join(message)
+        if message.epoch != self.promised:
+            return NOTHING  # only a seal or a join moves a replica to another epoch
+        if isinstance(message, Fetch):
+            return self._fetch(message)
+        if self.log_epoch != message.epoch:
+            return NOTHING
+        if isinstance(message, Append):
+            return self._append(message)
+        if isinstance(message, Trim):
+            return Output(store=self._trim(message.offset))
+        return Output(send=(Confirmed(self.shard, self.id, message.epoch, message.round),))
+
+    def state(self) -> ReplicaState:
+        """What a journal must hold for this replica to begin again as it is."""
+        return ReplicaState(
+            self.shard,
+            self.id,
+            self.promised,
+            self.log_epoch,
+            self.trimmed,
+            self.boundaries,
+            self._base.to_plain(),
+            tuple(self.entries),
+        )
+
+    def _seal(self, message: Seal) -> Output:
+        store: tuple[StoreOp, ...] = ()
+        if message.epoch > self.promised:
+            self.promised = message.epoch
+            store = (Promise(message.epoch),)
+        sealed = Sealed(self.shard, self.id, message.epoch, self.log_epoch, self.boundaries, self.trimmed, self.end)
+        return Output(store, send=(sealed,))
+
+    def _fetch(self, message: Fetch) -> Output:
+        require(
+            self.trimmed <= message.start <= self.end,
+            "SL-6",
+            f"asked for {message.start}, but the log is [{self.trimmed}, {self.end})",
+        )
+        at = self._index(message.start)
+        answer = Entries(
+            self.shard,
+            self.id,
+            message.epoch,
+            message.start,
+            self.end,
+            tuple(self.entries[at:]),
+            self._base.advanced(self.entries[:at]).to_plain(),
+        )
+        return Output(send=(answer,))
+
+    def _join(self, message: Join) -> Output:
+        if self.log_epoch == message.epoch:  # a late duplicate must never cut appended entries
+            return Output(send=(Joined(self.shard, self.id, message.epoch, self.end),))
+        kept: list[Entry] = []
+        if message.start > message.trimmed:
+            require(
+                self.trimmed <= message.trimmed and message.start <= self.end,
+                "SL-3",
+                f"asked to keep [{message.trimmed}, {message.start}), but the log is [{self.trimmed}, {self.end})",
+            )
+            kept = self.entries[self._index(message.trimmed) : self._index(message.start)]
+        self.promised = self.log_epoch = message.epoch
+        self.trimmed, self.boundaries = message.trimmed, message.boundaries
+        self._take(message.producers, [*kept, *message.entries])
+        store = Replace(
+            self.promised,
+            self.log_epoch,
+            self.trimmed,
+            self.boundaries,
+            message.producers,
+            tuple(self.entries),
+        )
+        return Output((store,), send=(Joined(self.shard, self.id, message.epoch, self.end),))
+
+    def _append(self, message: Append) -> Output:
+        store: list[StoreOp] = []
+        if message.trimmed > self.end and message.producers is not None:
+            # The table has what this replica missed, and nobody else keeps it any more: go on from there.
+            self.trimmed = message.trimmed
+            self.boundaries = trimmed_boundaries(self.boundaries, self.trimmed)
+            self._take(message.producers, [])
+            store.append(Replace(self.promised, self.log_epoch, self.trimmed, self.boundaries, message.producers, ()))
+        if message.start <= self.end:
+            fresh = message.entries[bisect_left(message.entries, self.end, key=_start) :]
+            if fresh:
+                require(
+                    fresh[0].start == self.end,
+                    "SL-3",
+                    f"an append begins at {fresh[0].start}, but the log ends at {self.end}",
+                )
+                self._extend(fresh)
+                store.append(Write(fresh))
+        store.extend(self._trim(min(message.trimmed, self.end)))
+        return Output(tuple(store), send=(Appended(self.shard, self.id, message.epoch, self.end),))
+
+    def _trim(self, offset: int) -> tuple[StoreOp, ...]:
+        if not self.trimmed < offset <= self.end:
+            return ()
+        at = self._index(offset)
+        for entry in self.entries[:at]:
+            self._base.apply(entry)
+        del self.entries[:at]
+        self.trimmed = offset
+        self.boundaries = trimmed_boundaries(self.boundaries, offset)
+        return (Discard(offset, self.boundaries, self._base.to_plain()),)
+
+    def _take(self, producers: Producers, entries: list[Entry]) -> None:
+        """Begin anew with the producers' table as of ``trimmed`` and the entries from there."""
+        self._base = ProducerTable.from_plain(producers)
+        self.producers = ProducerTable.from_plain(producers)
+        self.entries: list[Entry] = []
+        self._extend(entries)
+
+    def _extend(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            require(
+                entry.start == self.end and entry.end > entry.start and entry.epoch <= self.log_epoch,
+                "SL-3",
+                f"{entry} does not follow a log of epoch {self.log_epoch} that ends at {self.end}",
+            )
+            self.producers.apply(entry)
+            self.entries.append(entry)
+
+    def _index(self, offset: int) -> int:
+        """Where the entry that begins at ``offset`` stands. Offsets that cut an entry do not exist."""
+        at = bisect_left(self.entries, offset, key=_start)
+        found = self.entries[at].start if at < len(self.entries) else self.end
+        require(found == offset, "SL-3", f"offset {offset} lies inside an entry of {self.shard}")
+        return at
+
+
+def _start(entry: Entry) -> int:
+    return entry.start

@@ -1,0 +1,329 @@
+"""How the next epoch of a shard opens: claim, seal, read the table, fetch, join, open. The only way a leader begins.
+
+Anyone may try at any time; the metadata store's compare-and-set lets one claim each epoch, and the promises of a
+majority fence everybody else. Too few answers: the takeover stays where it is and says what it waits for; it never
+guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ringlog.replication.invariants import require
+from ringlog.replication.messages import (
+    Boundary,
+    Entries,
+    Entry,
+    Fenced,
+    Fetch,
+    Join,
+    Joined,
+    Member,
+    Producers,
+    Reply,
+    Seal,
+    Sealed,
+    ShardState,
+)
+from ringlog.replication.output import NOTHING, Output
+from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_boundaries
+
+METADATA = "metadata"
+TABLE = "table"
+
+RESEND_S = 1.0
+"""How long an answer may take before the question is sent again."""
+GRACE_S = 0.5
+"""How long a takeover that could go on waits for the members that have not answered yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndSet:
+    """To the metadata store: write ``state`` where the version still is ``expected`` (0: where there is nothing)."""
+
+    state: ShardState
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """From the metadata store, read after the write: what stands there now, under which version."""
+
+    state: ShardState
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStored:
+    """To the table: its transaction version for ``shard``, read now."""
+
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """From the table."""
+
+    shard: str
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The epoch is open: what its leader begins with. ``boundaries`` ends with this epoch's."""
+
+    state: ShardState
+    version: int
+    trimmed: int
+    entries: tuple[Entry, ...]
+    producers: Producers
+
+
+Phase = Literal["claim", "seal", "table", "fetch", "join", "open", "done", "lost"]
+
+
+class Takeover:
+    """A takeover of ``shard`` by the shard actor ``candidate``, whose own replica is ``own``.
+
+    ``found`` is the shard's state in the metadata store with its version, None and 0 where there is none. ``wished``
+    are the members that the new epoch should have, with the ids that their journals have now; ``nonce`` is unique to
+    this try. When `phase` is ``done``, `opened` has the result; ``lost``: somebody else is ahead, stand down.
+    """
+
+    def __init__(
+        self,
+        shard: str,
+        candidate: str,
+        own: str,
+        found: ShardState | None,
+        version: int,
+        wished: Iterable[Member],
+        quorum: int,
+        nonce: str,
+    ) -> None:
+        self.shard = shard
+        self.candidate = candidate
+        self.own = own
+        self.wished = {member.id: member for member in wished}
+        self.quorum = quorum
+        self.nonce = nonce
+        self.former = found.members if found else ()
+        self.former_quorum = found.quorum if found else quorum
+        self.epoch = found.epoch + 1 if found else 1
+        self.phase: Phase = "claim"
+        self.opened: Opened | None = None
+        self._version = version
+        self._sealed: dict[str, Sealed] = {}
+        self._joined: set[str] = set()
+        self._stored = 0
+        self._best: Sealed | None = None
+        self._entries: tuple[Entry, ...] = ()
+        self._boundaries: tuple[Boundary, ...] = ()
+        self._producers: Producers = {}
+        self._grace: float | None = None
+
+    def start(self, now: float) -> Output:
+        """Claim the epoch."""
+        return self._output((self._claim(),), now)
+
+    def tick(self, now: float) -> Output:
+        """Ask again whoever has not answered; go on without the stragglers when that is allowed."""
+        if self.phase == "seal":
+            if self._enough_sealed() and self._graced(now):
+                return self._read_table(now)
+            return self._output(self._seals(), now)
+        if self.phase == "join":
+            if self._enough_joined() and self._graced(now):
+                return self._open(now)
+            return self._output(self._joins(), now)
+        if self.phase == "fetch":
+            return self._output(self._fetches(), now)
+        return NOTHING  # the metadata store and the table are asked by calls that always answer
+
+    def waits_for(self) -> str:
+        """What is missing, for status and alarms."""
+        if self.phase == "seal":
+            missing = [member.actor for member in self.former if member.id not in self._sealed]
+            needed = seals_needed(len(self.former), self.former_quorum)
+            return f"{len(self._sealed)} of {needed} needed seals; no answer from {', '.join(missing)}"
+        if self.phase == "join":
+            missing = [member.actor for id, member in self.wished.items() if id not in self._joined]
+            return f"{len(self._joined)} of {self.quorum} needed members; no answer from {', '.join(missing)}"
+        return self.phase
+
+    def handle(self, message: Reply | Claimed | Stored, now: float) -> Output:
+        """What an answer makes of this takeover."""
+        if self.phase in ("done", "lost"):
+            return NOTHING
+        if isinstance(message, Claimed):
+            return self._answered(message, now)
+        if message.shard != self.shard:
+            return NOTHING
+        if isinstance(message, Stored):
+            return self._took_version(message, now) if self.phase == "table" else NOTHING
+        if isinstance(message, Fenced):
+            if message.promised > self.epoch:
+                self.phase = "lost"
+            return NOTHING
+        if message.epoch != self.epoch:
+            return NOTHING
+        if isinstance(message, Sealed) and self.phase == "seal":
+            return self._took_seal(message, now)
+        if isinstance(message, Entries) and self.phase == "fetch":
+            return self._took_log(message, now)
+        if isinstance(message, Joined) and self.phase == "join":
+            return self._took_join(message, now)
+        return NOTHING
+
+    def _claim(self) -> CompareAndSet:
+        state = ShardState(
+            self.shard,
+            self.epoch,
+            "claimed",
+            self.candidate,
+            self.nonce,
+            self.former,
+            self.former_quorum,
+        )
+        return CompareAndSet(state, self._version)
+
+    def _answered(self, message: Claimed, now: float) -> Output:
+        """The nonce tells whose write stands there, also when the answer to our own was lost."""
+        mine = message.state.nonce == self.nonce
+        if self.phase == "claim":
+            if not mine:
+                self.phase = "lost"
+                return NOTHING
+            self._version = message.version
+            return self._seal_former(now)
+        if self.phase == "open":
+            if not mine:
+                self.phase = "lost"
+                return NOTHING
+            if message.state.state != "open":  # our open never arrived: an open is not walked away from
+                self._version = message.version
+                return self._output((self._opening(),), now)
+            self.phase = "done"
+            self.opened = Opened(message.state, message.version, self._stored, self._entries, self._producers)
+        return NOTHING
+
+    def _seal_former(self, now: float) -> Output:
+        self.phase = "seal"
+        self._grace = now + GRACE_S
+        if not self.former:  # the first epoch: there is nothing to fence
+            return self._read_table(now)
+        return self._output(self._seals(), now)
+
+    def _seals(self) -> tuple[Seal, ...]:
+        return tuple(Seal(self.shard, member.id, self.epoch) for member in self.former if member.id not in self._sealed)
+
+    def _took_seal(self, message: Sealed, now: float) -> Output:
+        if message.id not in {member.id for member in self.former}:
+            return NOTHING
+        self._sealed[message.id] = message
+        if len(self._sealed) == len(self.former) or (self._enough_sealed() and self._graced(now)):
+            return self._read_table(now)
+        return self._output((), now)
+
+    def _enough_sealed(self) -> bool:
+        return len(self._sealed) >= seals_needed(len(self.former), self.former_quorum)
+
+    def _graced(self, now: float) -> bool:
+        return self._grace is not None and self._grace <= now
+
+    def _read_table(self, now: float) -> Output:
+        """Only now: a version read before the seals could be overtaken by the old leader's archiver."""
+        self.phase = "table"
+        return self._output((ReadStored(self.shard),), now)
+
+    def _took_version(self, message: Stored, now: float) -> Output:
+        self._stored = message.end
+        if not self.former:
+            require(
+                self._stored == 0,
+                "SL-2",
+                f"the table holds {self.shard} up to {self._stored}, but the metadata store knows no member of it: "
+                "its `_ringlog` folder was removed. Put it back, or choose another root",
+            )
+            return self._join_all(now)
+        self._best = best(self._sealed.values())
+        require(
+            self._best.trimmed <= self._stored <= self._best.end,
+            "SL-6",
+            f"the table holds {self.shard} up to {self._stored}, but the best of the sealed logs is "
+            f"[{self._best.trimmed}, {self._best.end})",
+        )
+        self.phase = "fetch"
+        return self._output(self._fetches(), now)
+
+    def _fetches(self) -> tuple[Fetch, ...]:
+        return (Fetch(self.shard, self._best.id, self.epoch, self._stored),) if self._best else ()
+
+    def _took_log(self, message: Entries, now: float) -> Output:
+        if self._best is None or message.start != self._stored:
+            return NOTHING
+        broken = next((entry for entry in message.entries if not entry.intact()), None)
+        require(broken is None, "SL-2", f"{broken} does not match its checksum")
+        self._entries = message.entries
+        self._producers = message.producers
+        self._boundaries = trimmed_boundaries(self._best.boundaries, self._stored)
+        return self._join_all(now)
+
+    def _join_all(self, now: float) -> Output:
+        self.phase = "join"
+        self._grace = now + GRACE_S
+        end = self._entries[-1].end if self._entries else self._stored
+        self._boundaries = (*self._boundaries, (self.epoch, end))
+        return self._output(self._joins(), now)
+
+    def _joins(self) -> tuple[Join, ...]:
+        return tuple(self._join(id) for id in self.wished if id not in self._joined)
+
+    def _join(self, id: str) -> Join:
+        start = self._agreed(self._sealed.get(id))
+        return Join(
+            self.shard,
+            id,
+            self.epoch,
+            self._stored,
+            start,
+            self._boundaries,
+            tuple(entry for entry in self._entries if entry.start >= start),
+            self._producers,
+        )
+
+    def _agreed(self, log: Sealed | None) -> int:
+        """From where a member needs the tail: everything, unless its sealed log already agrees up to some point."""
+        if log is None or self._best is None or log.trimmed > self._stored:
+            return self._stored
+        agreed = agreement(log.boundaries, log.end, self._best.boundaries, self._best.end)
+        return max(agreed or 0, self._stored)
+
+    def _took_join(self, message: Joined, now: float) -> Output:
+        if message.id not in self.wished:
+            return NOTHING
+        self._joined.add(message.id)
+        if len(self._joined) == len(self.wished) or (self._enough_joined() and self._graced(now)):
+            return self._open(now)
+        return self._output((), now)
+
+    def _enough_joined(self) -> bool:
+        return len(self._joined) >= self.quorum and self.own in self._joined
+
+    def _open(self, now: float) -> Output:
+        self.phase = "open"
+        return self._output((self._opening(),), now)
+
+    def _opening(self) -> CompareAndSet:
+        members = tuple(member for id, member in self.wished.items() if id in self._joined)
+        claimed = self._claim().state
+        state = replace(claimed, state="open", members=members, quorum=self.quorum)
+        return CompareAndSet(state, self._version)
+
+    def _output(self, send: tuple[Any, ...], now: float) -> Output:
+        waiting = RESEND_S
+        if self.phase in ("seal", "join") and self._grace is not None and now < self._grace:
+            waiting = self._grace - now
+        return Output(send=send, deadline=now + waiting)

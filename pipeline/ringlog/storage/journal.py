@@ -1,0 +1,367 @@
+"""A replica's local append-only file: what it has promised and the entries that it holds, on disk before it answers.
+
+One folder for each replica::
+
+    state.json                      who it is (a UUID made with the journal), its promise, where its log begins, and the
+                                    producers' table as of there; replaced atomically
+    00000001-00000000000000004096.arrows   entries from offset 4096 on: an Arrow IPC stream, one record batch a write
+    lock                            held by the process that writes
+
+Only entry files of the generation that ``state.json`` names count, so that a whole log is replaced by one rename. Each
+entry carries a checksum. What a crash tore off the end of the last file was never answered for and is cut; anything
+else that does not read back is a `CorruptionError`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from ringlog.errors import ConfigurationError, CorruptionError
+from ringlog.replication import Discard, Entry, Promise, Replace, ReplicaState, StoreOp, Write
+from ringlog.settings import Fsync
+
+ENTRY_SCHEMA = pa.schema(
+    [
+        pa.field("epoch", pa.int64(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("producer", pa.string(), nullable=False),
+        pa.field("producer_epoch", pa.int64(), nullable=False),
+        pa.field("sequence", pa.int64(), nullable=False),
+        pa.field("payload", pa.large_binary(), nullable=False),
+        pa.field("checksum", pa.uint32(), nullable=False),
+    ]
+)
+"""The columns of an entry file. ``payload`` is itself an Arrow IPC stream of one batch of records."""
+
+LOCK_WAIT_S = 5.0
+"""How long a restarted actor waits for the process before it to be gone."""
+
+_STATE = "state.json"
+_SUFFIX = ".arrows"
+_MARKER = b"\xff\xff\xff\xff"  # begins every message of an Arrow stream, at a multiple of 8
+_ALIGNMENT = 8
+
+
+class Journal:
+    """The journal in ``folder``, made where there is none. One process at a time; not thread-safe.
+
+    ``state`` is the replica as it was found. Raises `CorruptionError` for bytes that do not read back,
+    `ConfigurationError` when another process holds the folder, and `OSError` from the disk.
+    """
+
+    def __init__(self, folder: Path, shard: str, fsync: Fsync, file_bytes_max: int) -> None:
+        self.folder = folder
+        self._group = fsync == "group"
+        self._file_bytes_max = file_bytes_max
+        self._dirty = False
+        self._file: int | None = None
+        self._size = 0
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            _sync_parents(folder)
+        self._lock = _lock(folder / "lock")
+        self._generation = 1
+        self.state = self._load(shard, fsync)
+
+    def apply(self, ops: Sequence[StoreOp]) -> None:
+        """Write ``ops`` in their order; durable once `sync` returns. After an error the journal must not be used."""
+        waiting: list[Entry] = []
+        for op in ops:
+            if isinstance(op, Write):
+                waiting.extend(op.entries)
+                continue
+            self._append(waiting)
+            waiting = []
+            if isinstance(op, Promise):
+                self._keep(promised=op.promised)
+            elif isinstance(op, Discard):
+                self._discard(op)
+            else:
+                self._replace(op)
+        self._append(waiting)
+
+    def sync(self) -> None:
+        """Make everything applied so far survive a power cut; nothing is done where nothing is to do."""
+        if self._dirty and self._file is not None:
+            os.fdatasync(self._file)
+        self._dirty = False
+
+    def close(self) -> None:
+        """Sync and say so: a journal that was closed lost nothing, whatever its fsync was."""
+        self.sync()
+        self._close_file()
+        self._write_state({**self._kept, "closed": True})
+        os.close(self._lock)
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        if self._file is None or self._size >= self._file_bytes_max:
+            self._rotate(entries[0].start)
+        self._write(_encode(entries))
+
+    def _write(self, data: pa.Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]  # type: ignore[arg-type]
+        self._size += data.size
+        self._dirty = True
+
+    def _rotate(self, start: int) -> None:
+        self.sync()
+        self._close_file()
+        path = self.folder / f"{self._generation:08d}-{start:020d}{_SUFFIX}"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._size = 0
+        self._write(ENTRY_SCHEMA.serialize())
+        _sync_folder(self.folder)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _discard(self, op: Discard) -> None:
+        self.sync()
+        self._keep(trimmed=op.trimmed, boundaries=op.boundaries, producers=op.producers)
+        paths = self._paths()
+        for path, following in zip(paths, paths[1:], strict=False):
+            if _start_of(following) <= op.trimmed:  # the last file stays: it is the one being written
+                path.unlink()
+
+    def _replace(self, op: Replace) -> None:
+        self.sync()
+        self._close_file()
+        self._generation += 1
+        if op.entries:
+            self._append(op.entries)
+            self.sync()
+        self._keep(
+            promised=op.promised,
+            log_epoch=op.log_epoch,
+            trimmed=op.trimmed,
+            boundaries=op.boundaries,
+            producers=op.producers,
+            generation=self._generation,
+        )
+        self._remove_other_generations()
+
+    def _keep(self, **changes: Any) -> None:
+        self._kept = {**self._kept, **changes}
+        self._write_state(self._kept)
+
+    def _write_state(self, kept: dict[str, Any]) -> None:
+        body = orjson.dumps(kept)
+        unfinished = self.folder / f"{_STATE}.tmp"
+        with unfinished.open("wb") as file:
+            file.write(orjson.dumps({"checksum": zlib.crc32(body), "state": kept}))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(self.folder / _STATE)
+        _sync_folder(self.folder)
+
+    def _load(self, shard: str, fsync: Fsync) -> ReplicaState:
+        kept = _read_state(self.folder / _STATE)
+        boot = _boot_id()
+        if kept is not None and kept["fsync"] != "group" and not kept["closed"] and kept["boot_id"] != boot:
+            # An unknown suffix was lost with the kernel's memory: never again vote as who this was.
+            self._set_aside(kept["id"])
+            kept = None
+        if kept is None:
+            if self._paths(every_generation=True):
+                raise CorruptionError(
+                    f"{self.folder} has entries but no {_STATE}: restore it, or move the folder away to begin empty"
+                )
+            kept = {
+                "id": uuid.uuid4().hex,
+                "shard": shard,
+                "promised": 0,
+                "log_epoch": 0,
+                "trimmed": 0,
+                "boundaries": (),
+                "producers": {},
+                "generation": 1,
+            }
+        if kept["shard"] != shard:
+            raise CorruptionError(f"{self.folder} is a journal of {kept['shard']}, not of {shard}")
+        self._kept: dict[str, Any] = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
+        self._generation = kept["generation"]
+        self._write_state(self._kept)
+        self._remove_other_generations()
+        return ReplicaState(
+            shard=shard,
+            id=kept["id"],
+            promised=kept["promised"],
+            log_epoch=kept["log_epoch"],
+            trimmed=kept["trimmed"],
+            boundaries=tuple((epoch, start) for epoch, start in kept["boundaries"]),
+            producers=kept["producers"],
+            entries=self._entries(kept["trimmed"]),
+        )
+
+    def _entries(self, trimmed: int) -> tuple[Entry, ...]:
+        paths = self._paths()
+        entries: list[Entry] = []
+        end = trimmed
+        for path in paths:
+            for entry in read_entries(path, cut=path == paths[-1]):
+                if entry.end <= trimmed:
+                    continue
+                if entry.start != end:
+                    raise CorruptionError(f"{path}: an entry begins at {entry.start} where {end} is due")
+                end = entry.end
+                entries.append(entry)
+        return tuple(entries)
+
+    def _paths(self, every_generation: bool = False) -> list[Path]:
+        pattern = "*" if every_generation else f"{self._generation:08d}-*"
+        return sorted(self.folder.glob(pattern + _SUFFIX))
+
+    def _remove_other_generations(self) -> None:
+        for path in set(self._paths(every_generation=True)) - set(self._paths()):
+            path.unlink()
+
+    def _set_aside(self, id: str) -> None:
+        aside = self.folder / f"lost-{id}"
+        aside.mkdir()
+        for path in [self.folder / _STATE, *self._paths(every_generation=True)]:
+            shutil.move(path, aside)
+        _sync_folder(self.folder)
+
+
+def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
+    """The entries of one entry file, each checked.
+
+    With ``cut``, what a crash tore off the end is removed from the file. Raises `CorruptionError` for anything else that
+    does not read back: a bad spot with good entries behind it was not made by a crash.
+    """
+    data = path.read_bytes()
+    good = 0
+    for message_end, entries in _messages(data):
+        if entries is None:
+            break
+        yield from entries
+        good = message_end
+    if good == len(data):
+        return
+    if not cut or _any_entries(data, good):
+        raise CorruptionError(
+            f"{path}: byte {good} begins something that is no entry, with entries behind it: the disk changed what was "
+            "written. Move this replica's folder away; it rejoins as empty and takes its log from its siblings"
+        )
+    with path.open("r+b") as file:
+        file.truncate(good)
+        os.fsync(file.fileno())
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, list[Entry] | None]]:
+    """(where it ends, its entries) of each message; None, and no more, at the first that does not read back."""
+    position = 0
+    while position < len(data):
+        parsed = _message(data, position)
+        yield parsed or (position, None)
+        if parsed is None:
+            return
+        position = parsed[0]
+
+
+def _message(data: bytes, position: int) -> tuple[int, list[Entry]] | None:
+    source = pa.BufferReader(pa.py_buffer(data))
+    source.seek(position)
+    try:
+        message = pa.ipc.read_message(source)
+        if message.type == "schema":
+            found = pa.ipc.read_schema(message)
+            return (source.tell(), []) if found.equals(ENTRY_SCHEMA) else None
+        batch = pa.ipc.read_record_batch(message, ENTRY_SCHEMA)
+        batch.validate(full=True)
+    except (pa.ArrowException, EOFError, OSError):
+        return None
+    entries = [Entry(**row) for row in batch.to_pylist()]
+    return (source.tell(), entries) if all(entry.intact() for entry in entries) else None
+
+
+def _any_entries(data: bytes, after: int) -> bool:
+    at = data.find(_MARKER, after + 1)
+    while at >= 0:
+        if at % _ALIGNMENT == 0:
+            parsed = _message(data, at)
+            if parsed is not None and parsed[1]:
+                return True
+        at = data.find(_MARKER, at + 1)
+    return False
+
+
+def _encode(entries: Iterable[Entry]) -> pa.Buffer:
+    rows = [
+        (e.epoch, e.start, e.end, e.producer, e.producer_epoch, e.sequence, e.payload, e.checksum) for e in entries
+    ]
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ENTRY_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA).serialize()
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = orjson.loads(path.read_bytes())
+        state: dict[str, Any] = found["state"]
+        intact = zlib.crc32(orjson.dumps(state)) == found["checksum"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CorruptionError(f"{path} does not read back: {error}. Move its folder away to begin empty") from error
+    if not intact:
+        raise CorruptionError(f"{path} does not match its checksum. Move its folder away to begin empty")
+    return state
+
+
+def _start_of(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _lock(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                raise ConfigurationError(
+                    f"{path.parent} is in use by another process: stop the pipeline that runs there, "
+                    "or choose another journal_dir"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return handle
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_parents(folder: Path) -> None:
+    """The names of folders that were just made, up to the root of the file system."""
+    for parent in folder.parents:
+        _sync_folder(parent)
