@@ -109,7 +109,7 @@ class Leader:
         self.held_bytes = sum(len(entry.payload) for entry in self.entries)
         self.buffer_bytes_max = buffer_bytes_max
         self._base = ProducerTable.from_plain(producers)
-        self._producers = self._base.advanced(self.entries)
+        self.producers = self._base.advanced(self.entries)
         self._peers = {member.id: _Peer(self.end) for member in self.members}
         self._waiting = _Levels()
         self._round = 0
@@ -139,7 +139,7 @@ class Leader:
         """Order one batch of ``records`` records, or recognise the retry of one."""
         if self.deposed_by is not None:
             return Output(reply=((caller, Deposed(self.epoch, self.deposed_by)),))
-        verdict = self._producers.check(producer, producer_epoch, sequence)
+        verdict = self.producers.check(producer, producer_epoch, sequence)
         if isinstance(verdict, Known):
             return self._wait(caller, verdict.start, verdict.end, acks)
         if not isinstance(verdict, New):
@@ -148,7 +148,7 @@ class Leader:
             return Output(reply=((caller, Full(self.held_bytes)),))
         start = self.end
         entry = Entry.make(self.epoch, start, start + records, producer, producer_epoch, sequence, payload)
-        self._producers.apply(entry)
+        self.producers.apply(entry)
         self.entries.append(entry)
         self.held_bytes += len(payload)
         waiting = self._wait(caller, entry.start, entry.end, acks)
@@ -185,7 +185,7 @@ class Leader:
         )
         return Output(send=self._rounds(now), reply=reply, deadline=self._deadline())
 
-    def trim(self, offset: int, now: float) -> Output:
+    def trim(self, offset: int) -> Output:
         """The table holds everything below ``offset``: forget it, and let the replicas forget it."""
         if offset <= self.trimmed or self.deposed_by is not None:
             return NOTHING
@@ -226,9 +226,14 @@ class Leader:
         self._waiting, self._questions = _Levels(), deque()
         return Output(reply=tuple((caller, unknown) for caller in callers))
 
-    def unflushed(self, end: int) -> tuple[Entry, ...]:
-        """The committed entries ``[trimmed, end)``."""
-        return tuple(self.entries[: bisect_left(self.entries, end, key=_start)])
+    def committed_from(self, start: int) -> tuple[Entry, ...]:
+        """The committed entries from ``start``, or from where the log begins now, on."""
+        first = bisect_left(self.entries, start, key=_start)
+        return tuple(self.entries[first : bisect_left(self.entries, self.committed, key=_start)])
+
+    def waits_for_storing(self) -> bool:
+        """Whether a caller waits until what it appended is in the table."""
+        return bool(self._waiting.stored)
 
     def _wait(self, caller: Any, start: int, end: int, acks: Acks) -> Output:
         answer = Accepted(self.epoch, start, end)
@@ -298,7 +303,7 @@ class Leader:
         return tuple(answered)
 
     def _confirmation(self) -> Confirmation:
-        return Confirmation(self.epoch, self.trimmed, self.committed, self.unflushed(self.committed))
+        return Confirmation(self.epoch, self.trimmed, self.committed, self.committed_from(self.trimmed))
 
     def _deadline(self) -> float | None:
         times = [self._questions_overdue, *(peer.overdue for peer in self._peers.values())]

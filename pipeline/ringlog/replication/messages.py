@@ -223,7 +223,7 @@ class ShardState:
     """What the metadata store decides about one shard, changed by compare-and-set only.
 
     ``members`` are the replicas of the last epoch that **opened**; a claim leaves them untouched, and they are replaced
-    in the same write that opens a newer epoch. ``leader`` is the shard actor that opened it. ``nonce`` tells one's own
+    in the same write that opens a newer epoch. ``claimant`` is the shard actor that claimed, or opened, it. ``nonce`` tells one's own
     write from another's when an answer was lost.
     """
 

@@ -1,0 +1,148 @@
+"""The archiver of a shard actor: what its leaders have committed becomes segments of the table, each record once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from ringlog.errors import RinglogError
+from ringlog.replication import Entry
+from ringlog.replication.invariants import require
+from ringlog.schema import unpack, with_position
+from ringlog.settings import Settings
+from ringlog.storage import Flush, Snapshot, Table, write_segments
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
+_BACKOFF_S = (1.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Unflushed:
+    """What a leader has committed and not yet seen in the table: ``entries`` cover ``[trimmed, committed)``."""
+
+    shard: str
+    trimmed: int
+    committed: int
+    entries: Sequence[Entry]
+    wanted: bool
+    """Whether somebody waits for it to be stored."""
+
+    @property
+    def bytes(self) -> int:
+        """The size of the payloads."""
+        return sum(len(entry.payload) for entry in self.entries)
+
+
+class Archiver:
+    """Flushes on bytes, age or demand; one commit carries all the shards that are due.
+
+    ``unflushed`` asks the leaders, ``stored`` tells one how far the table holds its shard. Any error is kept in
+    ``trouble`` and the work is done again later, from what the table says then.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        settings: Settings,
+        unflushed: Callable[[], list[Unflushed]],
+        stored: Callable[[str, int], None],
+    ) -> None:
+        self.trouble: str | None = None
+        self._table = table
+        self._settings = settings
+        self._unflushed = unflushed
+        self._stored = stored
+        self._waiting_since: dict[str, tuple[int, float]] = {}
+        self._demanded = threading.Event()
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="ringlog-archiver", daemon=True)
+        self._thread.start()
+
+    def demand(self) -> None:
+        """Flush now whatever is committed."""
+        self._demanded.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """End after the flush that is under way."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        backoff = _BACKOFF_S[0]
+        pause = _LOOK_S
+        while not self._closed:
+            self._wake.wait(pause)
+            self._wake.clear()
+            demanded = self._demanded.is_set()
+            self._demanded.clear()
+            try:
+                more = self._flush_due(demanded)
+                self.trouble = None
+                backoff, pause = _BACKOFF_S[0], 0.0 if more else _LOOK_S
+            except (RinglogError, OSError) as error:
+                self.trouble = f"{type(error).__name__}: {error}"
+                _logger.warning("archiving failed and will be tried again in %.0f s: %s", backoff, self.trouble)
+                pause, backoff = backoff, min(2 * backoff, _BACKOFF_S[1])
+                if demanded:
+                    self._demanded.set()
+
+    def _flush_due(self, demanded: bool) -> bool:
+        """Flush every shard that is due; True when something is left that was due as well."""
+        due = [part for part in self._unflushed() if part.entries and self._due(part, demanded)]
+        if not due:
+            return False
+        snapshot = self._table.open_or_create()
+        pieces = {part.shard: self._piece(part, snapshot) for part in due}
+        flushes = [
+            Flush(shard, entries[0].start, entries[-1].end, self._write(shard, entries))
+            for shard, entries in pieces.items()
+            if entries
+        ]
+        if flushes:
+            snapshot = self._table.commit(snapshot, flushes)
+        for part in due:
+            self._waiting_since.pop(part.shard, None)
+            self._stored(part.shard, snapshot.stored(part.shard))
+        left = any(snapshot.stored(part.shard) < part.committed for part in due)
+        if left and demanded:
+            self._demanded.set()
+        return left
+
+    def _due(self, part: Unflushed, demanded: bool) -> bool:
+        now = time.monotonic()
+        base, since = self._waiting_since.get(part.shard, (-1, now))
+        if base != part.trimmed:
+            since = now
+            self._waiting_since[part.shard] = (part.trimmed, now)
+        old = now - since >= self._settings.flush_age_s
+        return demanded or part.wanted or old or part.bytes >= self._settings.flush_bytes
+
+    def _piece(self, part: Unflushed, snapshot: Snapshot) -> list[Entry]:
+        """The entries from where the table ends, as many as one flush takes."""
+        stored = snapshot.stored(part.shard)
+        require(
+            part.trimmed <= stored <= part.committed,
+            "SL-6",
+            f"the table holds {part.shard} up to {stored}, its leader [{part.trimmed}, {part.committed})",
+        )
+        taken = 0
+
+        def fits(entry: Entry) -> bool:
+            nonlocal taken
+            taken += len(entry.payload)
+            return taken - len(entry.payload) < self._settings.flush_bytes
+
+        return list(takewhile(fits, (entry for entry in part.entries if entry.start >= stored)))
+
+    def _write(self, shard: str, entries: Sequence[Entry]) -> list[object]:
+        batches = [with_position(unpack(entry.payload), shard, entry.start) for entry in entries]
+        return list(write_segments(self._table.objects, shard, entries[0].start, batches))

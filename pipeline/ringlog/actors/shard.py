@@ -1,0 +1,522 @@
+"""The shard actor: one process that leads some shards and keeps replicas of others.
+
+One thread, the inbox, runs every core; Flight's threads and the control plane only put events into it. Each replica
+has a thread for its disk, each stream one for what goes out, and one archiver serves all leaders.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from ringlog.actors.archiver import Archiver, Unflushed
+from ringlog.actors.followers import Followers
+from ringlog.actors.replicas import HostedReplica
+from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, Unavailable
+from ringlog.metadata import MetadataStore
+from ringlog.metadata.records import shard_key, shard_state_from_bytes, shard_state_to_bytes
+from ringlog.replication import (
+    Accepted,
+    Claimed,
+    CompareAndSet,
+    Confirmation,
+    Deposed,
+    Entry,
+    Full,
+    Leader,
+    Member,
+    Output,
+    ReadStored,
+    Refused,
+    Stored,
+    Takeover,
+)
+from ringlog.schema import TABLE_SCHEMA, unpack, with_position
+from ringlog.settings import Settings
+from ringlog.storage import Table
+from ringlog.wire import Acknowledged, Declined, Link, Server, Submit, TailReply, decode, encode
+
+_logger = logging.getLogger(__name__)
+
+TAKEOVER_DEADLINE_S = 15.0
+CALL_DEADLINE_S = 5.0
+_METADATA_RETRY_S = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A replica that a shard may have: its journal's id, the shard actor it lives on, and where that listens."""
+
+    id: str
+    actor: str
+    location: str
+
+
+class ShardHost:
+    """Everything of a shard actor but Ray.
+
+    ``journals`` is this actor's folder of journals; ``host`` the address its Flight server binds to; ``on_failure`` is
+    told when a disk or an invariant has failed: the process must end, its replicas answer nothing any more.
+    """
+
+    def __init__(
+        self,
+        actor: str,
+        settings: Settings,
+        journals: Path,
+        store: MetadataStore,
+        token: str,
+        host: str,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.actor = actor
+        self._settings = settings
+        self._journals = journals
+        self._store = store
+        self._token = token
+        self._on_failure = on_failure
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._replicas: dict[str, HostedReplica] = {}
+        self._leaders: dict[str, Leader] = {}
+        self._takeovers: dict[str, tuple[Takeover, Future[int]]] = {}
+        self._deadlines: dict[str, float] = {}
+        self._actors: dict[str, str] = {}  # of a member's id
+        self._locations: dict[str, str] = {}  # of an actor
+        self._links: dict[tuple[str, str], Link] = {}
+        self._followers = Followers(settings.client_buffer_bytes_max)
+        self._trimmed = threading.Condition()
+        self._stored: dict[str, int] = {}
+        self._appended_bytes = 0
+        self._table = Table(settings.table_url, settings.storage_options())
+        self._calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-call")
+        self._thread = threading.Thread(target=self._run, name="ringlog-inbox", daemon=True)
+        self._thread.start()
+        for folder in sorted(journals.glob("*")):  # who this is stands on the disk
+            self.replica_id(folder.name)
+        self._archiver = Archiver(self._table, settings, self._unflushed, self._note_stored)
+        self._server = Server(host, token, self)
+        self.location = self._server.location
+
+    # The control plane: called from any thread, answered through the inbox.
+
+    def replica_id(self, shard: str) -> str:
+        """The id of this actor's replica of ``shard``; its journal is made where there is none."""
+        return self._call(lambda: self._replica(shard).id)
+
+    def take_over(self, shard: str, wished: Iterable[Place], locations: Mapping[str, str]) -> int:
+        """Lead ``shard``, with the members ``wished``; returns the epoch.
+
+        ``locations`` says where each shard actor listens now. Raises `Unavailable`, saying what is missing, when too
+        few members answer in time, and `Fenced` when somebody else was ahead.
+        """
+        places = list(wished)
+        found = self._store.get(shard_key(shard))
+        state = shard_state_from_bytes(found.value) if found else None
+        takeover = Takeover(
+            shard,
+            self.actor,
+            self.replica_id(shard),
+            state,
+            found.version if found else 0,
+            [Member(place.id, place.actor) for place in places],
+            self._settings.quorum,
+            uuid.uuid4().hex,
+        )
+        future: Future[int] = Future()
+
+        def begin() -> None:
+            self._locations.update(locations)
+            self._actors.update({member.id: member.actor for member in (*takeover.former, *takeover.wished.values())})
+            self._locations.update({place.actor: place.location for place in places})
+            self._takeovers[shard] = (takeover, future)
+            self._dispatch(shard, takeover.start(time.monotonic()))
+
+        self._inbox.put(begin)
+        try:
+            return future.result(TAKEOVER_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable(f"the takeover of {shard} waits for {self._call(takeover.waits_for)}") from None
+
+    def status(self) -> dict[str, Any]:
+        """What this actor leads and keeps, as plain values."""
+        return self._call(self._status)
+
+    def flush(self, timeout_s: float) -> dict[str, int]:
+        """Archive all that its leaders have committed by now; how far the table holds each shard then."""
+        goals = {part.shard: part.committed for part in self._unflushed()}
+        self._archiver.demand()
+        deadline = time.monotonic() + timeout_s
+        with self._trimmed:
+            while any(self._stored.get(shard, 0) < goal for shard, goal in goals.items() if goal):
+                if not self._trimmed.wait(min(1.0, max(0.0, deadline - time.monotonic()))):
+                    if time.monotonic() >= deadline:
+                        why = self._archiver.trouble or f"it is not done after {timeout_s:g} s"
+                        raise Unavailable(f"the records are safe in the journals, but not archived yet: {why}")
+                    self._archiver.demand()
+            return {shard: self._stored.get(shard, 0) for shard in goals}
+
+    def close(self) -> None:
+        """Stop serving and close the journals; nothing that was acknowledged is lost."""
+        self._archiver.close()
+        self._followers.close()
+        self._inbox.put(None)
+        self._thread.join()
+        self._server.shutdown()
+        for link in self._links.values():
+            link.close()
+        for replica in self._replicas.values():
+            replica.close()
+        self._calls.shutdown()
+
+    # The data plane: called from Flight's threads.
+
+    def frame(self, kind: str, frame: memoryview, send: Callable[[bytes], None]) -> None:
+        """A frame of a stream: decoded and checked here, decided in the inbox."""
+        message = decode(frame)
+        if kind == "replica":
+            self._inbox.put(lambda: self._to_replica(message, lambda reply: send(encode(reply))))
+            return
+        if not isinstance(message, Submit):
+            raise InvalidRecord(f"a producer sends batches, not {type(message).__name__}")
+        invalid = _invalid(message)
+        if invalid:
+            send(encode(_declined(message, "invalid", invalid)))
+        else:
+            self._inbox.put(lambda: self._submit(message, send))
+
+    def tail(self, shard: str, deadline_s: float) -> TailReply:
+        """The unflushed part, given after a quorum has confirmed the epoch in a round that begins now."""
+        future: Future[Confirmation | Deposed] = Future()
+
+        def ask() -> None:
+            leader = self._leaders.get(shard)
+            if leader is None:
+                future.set_result(Deposed(0, 0))
+            else:
+                self._dispatch(shard, leader.read(future.set_result, time.monotonic()))
+
+        self._inbox.put(ask)
+        try:
+            answer = future.result(deadline_s)
+        except TimeoutError:
+            raise Unavailable(f"no majority of {shard} confirmed its leader in {deadline_s:g} s") from None
+        if isinstance(answer, Deposed):
+            raise Fenced(f"{self.actor} does not lead {shard}", answer.promised)
+        batches = (_rows(shard, entry) for entry in answer.entries)
+        return TailReply(shard, answer.epoch, answer.base, answer.committed, batches)
+
+    def follow(self, shard: str, start: int | None, gone: Callable[[], bool]) -> TailReply:
+        """What is committed from ``start`` on, as it is; ends when this leadership does."""
+
+        def begin() -> tuple[int, int, int, Iterator[Entry | None]]:
+            leader = self._leaders.get(shard)
+            if leader is None:
+                raise Fenced(f"{self.actor} does not lead {shard}")
+            base = max(leader.committed if start is None else start, leader.trimmed)
+            entries = self._followers.begin(shard, leader.committed_from(base), gone)
+            return leader.epoch, base, leader.committed, entries
+
+        epoch, base, committed, entries = self._call(begin)
+        none = pa.RecordBatch.from_pylist([], schema=TABLE_SCHEMA)
+        return TailReply(
+            shard, epoch, base, committed, (_rows(shard, entry) if entry else none for entry in entries)
+        )
+
+    # The inbox: everything below runs in its thread alone.
+
+    def _run(self) -> None:
+        try:
+            while True:
+                wait = min(self._deadlines.values(), default=None)
+                timeout = None if wait is None else max(0.0, wait - time.monotonic())
+                try:
+                    event = self._inbox.get(timeout=timeout)
+                except queue.Empty:
+                    self._tick(time.monotonic())
+                    continue
+                if event is None:
+                    return
+                event()
+        except BaseException as error:  # noqa: BLE001  (an invariant does not hold: this process is over)
+            self._on_failure(error)
+
+    def _call(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the inbox and give its result, or raise its error, to the calling thread."""
+        future: Future[T] = Future()
+
+        def event() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001  (raised again where the call came from)
+                future.set_exception(error)
+
+        self._inbox.put(event)
+        return future.result(CALL_DEADLINE_S)
+
+    def _tick(self, now: float) -> None:
+        for shard, deadline in list(self._deadlines.items()):
+            if deadline > now:
+                continue
+            del self._deadlines[shard]
+            if shard in self._takeovers:
+                self._dispatch(shard, self._takeovers[shard][0].tick(now))
+            if shard in self._leaders:
+                self._dispatch(shard, self._leaders[shard].tick(now))
+
+    def _replica(self, shard: str) -> HostedReplica:
+        if shard not in self._replicas:
+            folder = self._journals / shard
+            self._replicas[shard] = HostedReplica(folder, shard, self._settings, self._on_failure)
+        return self._replicas[shard]
+
+    def _to_replica(self, message: Any, deliver: Callable[[Any], None]) -> None:
+        replica = self._replicas.get(message.shard)
+        if replica is None or message.receiver != replica.id:
+            return
+        leader = self._leaders.get(message.shard)
+        if leader is not None and message.epoch > leader.epoch:
+            self._end_leadership(message.shard, leader.depose(message.epoch))
+        replica.handle(message, deliver)
+
+    def _end_leadership(self, shard: str, output: Output) -> None:
+        del self._leaders[shard]
+        self._followers.end(shard)
+        self._dispatch(shard, output)
+
+    def _submit(self, submit: Submit, send: Callable[[bytes], None]) -> None:
+        leader = self._leaders.get(submit.shard)
+        if leader is None or leader.epoch != submit.epoch:
+            epoch = leader.epoch if leader else 0
+            send(encode(_declined(submit, "fenced", f"{self.actor} leads another epoch", epoch=epoch)))
+            return
+        self._appended_bytes += len(submit.payload)
+        output = leader.append(
+            lambda answer: send(encode(_answer(submit, answer))),
+            submit.producer,
+            submit.producer_epoch,
+            submit.sequence,
+            submit.records,
+            submit.payload,
+            submit.acks,
+            time.monotonic(),
+        )
+        self._dispatch(submit.shard, output)
+
+    def _reply(self, message: Any) -> None:
+        """A replica answered a leader or a candidate of this actor."""
+        shard = message.shard
+        if shard in self._takeovers:
+            self._step(shard, message)
+        leader = self._leaders.get(shard)
+        if leader is None:
+            return
+        before = leader.committed
+        output = leader.handle(message, time.monotonic())
+        if leader.deposed_by is not None:
+            self._end_leadership(shard, output)
+            return
+        if leader.committed > before:
+            self._followers.push(shard, leader.committed_from(before))
+        self._dispatch(shard, output)
+
+    def _step(self, shard: str, message: Any) -> None:
+        """Feed a takeover; when it has opened, its leader begins."""
+        takeover, future = self._takeovers[shard]
+        self._dispatch(shard, takeover.handle(message, time.monotonic()))
+        if takeover.phase == "lost":
+            del self._takeovers[shard]
+            future.set_exception(Fenced(f"another candidate for {shard} was ahead", takeover.epoch))
+        elif takeover.opened is not None:
+            del self._takeovers[shard]
+            opened = takeover.opened
+            self._leaders[shard] = Leader(
+                shard,
+                takeover.epoch,
+                opened.state.members,
+                opened.state.quorum,
+                takeover.own,
+                opened.trimmed,
+                opened.entries,
+                opened.producers,
+                self._settings.shard_buffer_bytes_max,
+            )
+            self._note_goal(shard, opened.trimmed)
+            _logger.info("%s leads %s in epoch %d", self.actor, shard, takeover.epoch)
+            future.set_result(takeover.epoch)
+
+    def _dispatch(self, shard: str, output: Output) -> None:
+        """Send and reply at once: a leader and a takeover store nothing."""
+        for message in output.send:
+            if isinstance(message, CompareAndSet):
+                self._ask(shard, lambda change=message: self._compare_and_set(change))
+            elif isinstance(message, ReadStored):
+                self._ask(shard, lambda: Stored(shard, self._table.open_or_create().stored(shard)))
+            else:
+                self._send(message)
+        for caller, answer in output.reply:
+            caller(answer)
+        if output.deadline is not None:
+            self._deadlines[shard] = min(output.deadline, self._deadlines.get(shard, output.deadline))
+
+    def _send(self, message: Any) -> None:
+        actor = self._actors.get(message.receiver)
+        if actor == self.actor:
+            self._to_replica(message, lambda reply: self._inbox.put(lambda: self._reply(reply)))
+        elif actor in self._locations:
+            self._link(message.shard, actor).send(encode(message))
+
+    def _link(self, shard: str, actor: str) -> Link:
+        location = self._locations[actor]
+        link = self._links.get((shard, actor))
+        if link is None or link.location != location:
+            if link is not None:
+                link.close()
+            link = self._links[shard, actor] = Link(location, self._token, self._received)
+        return link
+
+    def _received(self, frame: memoryview) -> None:
+        message = decode(frame)
+        self._inbox.put(lambda: self._reply(message))
+
+    def _ask(self, shard: str, call: Callable[[], Any]) -> None:
+        """Call the metadata store or the table from a thread that may wait; its answer goes to the takeover."""
+
+        def work() -> None:
+            try:
+                answer = call()
+            except Exception as error:  # noqa: BLE001  (the takeover's caller hears it)
+                self._inbox.put(lambda: self._give_up(shard, error))
+            else:
+                self._inbox.put(lambda: self._step(shard, answer) if shard in self._takeovers else None)
+
+        self._calls.submit(work)
+
+    def _give_up(self, shard: str, error: BaseException) -> None:
+        if shard in self._takeovers:
+            _, future = self._takeovers.pop(shard)
+            future.set_exception(error)
+
+    def _compare_and_set(self, change: CompareAndSet) -> Claimed:
+        """Write, then say what stands there; a lost answer is resolved by reading until there is one."""
+        key = shard_key(change.state.shard)
+        try:
+            written = self._store.compare_and_set(key, shard_state_to_bytes(change.state), change.expected)
+        except (Conflict, OutcomeUnknown) as error:
+            found = self._store.get(key)
+            deadline = time.monotonic() + TAKEOVER_DEADLINE_S
+            while found is None and time.monotonic() < deadline:
+                threading.Event().wait(_METADATA_RETRY_S)
+                found = self._store.get(key)
+            if found is None:
+                raise Unavailable(f"the metadata store does not say who leads {change.state.shard}") from error
+            return Claimed(shard_state_from_bytes(found.value), found.version)
+        return Claimed(change.state, written.version)
+
+    # What the archiver asks and tells.
+
+    def _unflushed(self) -> list[Unflushed]:
+        def collect() -> list[Unflushed]:
+            return [
+                Unflushed(
+                    shard,
+                    leader.trimmed,
+                    leader.committed,
+                    leader.committed_from(leader.trimmed),
+                    leader.waits_for_storing(),
+                )
+                for shard, leader in self._leaders.items()
+            ]
+
+        return self._call(collect)
+
+    def _note_stored(self, shard: str, end: int) -> None:
+        def trim() -> None:
+            leader = self._leaders.get(shard)
+            if leader is not None:
+                self._dispatch(shard, leader.trim(end))
+            self._note_goal(shard, end)
+
+        self._inbox.put(trim)
+
+    def _note_goal(self, shard: str, end: int) -> None:
+        with self._trimmed:
+            self._stored[shard] = end
+            self._trimmed.notify_all()
+
+    def _status(self) -> dict[str, Any]:
+        leading = {
+            shard: {
+                "epoch": leader.epoch,
+                "end": leader.end,
+                "committed": leader.committed,
+                "archived": leader.trimmed,
+                "held_bytes": leader.held_bytes,
+                "members": {
+                    member.actor: {"id": member.id, "end": leader.ends()[member.id]} for member in leader.members
+                },
+                "quorum": leader.quorum,
+                "producers": len(leader.producers),
+            }
+            for shard, leader in self._leaders.items()
+        }
+        keeping = {
+            shard: {
+                "id": replica.id,
+                "promised": replica.core.promised,
+                "log_epoch": replica.core.log_epoch,
+                "trimmed": replica.core.trimmed,
+                "end": replica.core.end,
+            }
+            for shard, replica in self._replicas.items()
+        }
+        return {
+            "actor": self.actor,
+            "location": self.location,
+            "leading": leading,
+            "keeping": keeping,
+            "appended_bytes": self._appended_bytes,
+            "archive_trouble": self._archiver.trouble,
+        }
+
+
+def _rows(shard: str, entry: Entry) -> pa.RecordBatch:
+    return with_position(unpack(entry.payload), shard, entry.start)
+
+
+def _invalid(submit: Submit) -> str | None:
+    try:
+        records = unpack(submit.payload, validate=True).num_rows
+    except InvalidRecord as error:
+        return str(error)
+    return None if records == submit.records else f"the batch holds {records} records, not {submit.records}"
+
+
+def _declined(submit: Submit, reason: Any, message: str, epoch: int = 0, expected: int = -1) -> Declined:
+    return Declined(submit.shard, submit.producer_epoch, submit.sequence, reason, message, epoch, expected)
+
+
+def _answer(submit: Submit, answer: Any) -> Acknowledged | Declined:
+    if isinstance(answer, Accepted):
+        return Acknowledged(
+            submit.shard, submit.producer_epoch, submit.sequence, answer.epoch, answer.start, answer.end
+        )
+    if isinstance(answer, Full):
+        message = f"{submit.shard} holds {answer.held_bytes} bytes that are not archived yet"
+        return _declined(submit, "overloaded", message)
+    if isinstance(answer, Refused):
+        if answer.expected is None:
+            return _declined(submit, "rejected", answer.reason)
+        return _declined(submit, "expected", answer.reason, expected=answer.expected)
+    return _declined(submit, "unknown", "the leadership ended before a majority answered", epoch=answer.promised)

@@ -1,0 +1,23 @@
+"""The metadata store: small values under compare-and-set and watch. It decides who leads; nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ringlog.metadata.file import FileStore
+from ringlog.metadata.memory import MemoryStore
+from ringlog.metadata.s3 import S3Store
+from ringlog.metadata.store import MetadataStore, Versioned
+from ringlog.settings import local_path
+
+__all__ = ["FileStore", "MemoryStore", "MetadataStore", "S3Store", "Versioned", "open_store"]
+
+FOLDER = "_ringlog/metadata"
+
+
+def open_store(root: str, storage_options: Mapping[str, str]) -> MetadataStore:
+    """The metadata store that lies beside the table under ``root``: a local folder or ``s3://bucket/prefix``."""
+    path = local_path(root)
+    if path is not None:
+        return FileStore(f"{path}/{FOLDER}")
+    return S3Store(f"{root}/{FOLDER}", storage_options)

@@ -1,0 +1,148 @@
+"""The record as Arrow: the columns of the table, and how a batch is packed, positioned and cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ringlog.errors import InvalidRecord
+
+_TIME = pa.timestamp("us", "UTC")
+
+TABLE_SCHEMA = pa.schema(
+    [
+        ("timestamp", _TIME),
+        ("time_unix_nano", pa.int64()),
+        ("observed_timestamp", _TIME),
+        ("severity_number", pa.int8()),
+        ("severity_text", pa.string()),
+        ("body", pa.string()),
+        ("service", pa.string()),
+        ("host", pa.string()),
+        ("attributes", pa.string()),
+        ("resource", pa.string()),
+        ("scope", pa.string()),
+        ("event_name", pa.string()),
+        ("trace_id", pa.string()),
+        ("span_id", pa.string()),
+        ("trace_flags", pa.int16()),
+        ("ray_job_id", pa.string()),
+        ("ray_submission_id", pa.string()),
+        ("ray_node_id", pa.string()),
+        ("ray_worker_id", pa.string()),
+        ("ray_actor_id", pa.string()),
+        ("ray_actor_name", pa.string()),
+        ("ray_task_id", pa.string()),
+        ("ray_task_name", pa.string()),
+        ("pid", pa.int64()),
+        ("tenant", pa.string()),
+        ("shard", pa.string()),
+        ("record_offset", pa.int64()),
+        ("date", pa.date32()),
+    ]
+)
+"""The columns of the Delta table. ``(shard, record_offset)`` is a record's position and unique."""
+
+_POSITION = ("shard", "record_offset", "date")
+
+RECORD_SCHEMA = pa.schema([field for field in TABLE_SCHEMA if field.name not in _POSITION])
+"""The columns that a client fills; a leader adds the position."""
+
+
+
+def pack(batch: pa.RecordBatch) -> bytes:
+    """``batch`` as a self-contained Arrow IPC stream; columns without any value are left out.
+
+    >>> batch = pa.RecordBatch.from_pylist([{"body": "hi"}], schema=RECORD_SCHEMA)
+    >>> unpack(pack(batch)).equals(batch)
+    True
+    """
+    names = [field.name for field, column in zip(batch.schema, batch.columns, strict=True) if _has_values(column)]
+    packed = batch.select(names).replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, packed.schema) as writer:
+        writer.write_batch(packed)
+    return bytes(sink.getvalue())
+
+
+def _has_values(column: pa.Array) -> bool:
+    return bool(column.null_count < len(column))
+
+
+def unpack(payload: bytes | memoryview | pa.Buffer, *, validate: bool = False) -> pa.RecordBatch:
+    """The batch of `RECORD_SCHEMA` that `pack` packed; columns that were left out are null.
+
+    With ``validate``, bytes from somebody else are checked in full before anything reads them. Raises `InvalidRecord`
+    for anything that is not one batch of at least one record with known columns.
+    """
+    try:
+        reader = pa.ipc.open_stream(payload)
+        batch = reader.read_next_batch()
+        if validate:
+            _check(batch, reader)
+    except (pa.ArrowException, StopIteration, OSError, ValueError) as error:
+        raise InvalidRecord(f"this is no batch of records as an Arrow IPC stream: {error}") from error
+    given = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns = [
+        given[field.name] if field.name in given else pa.nulls(batch.num_rows, field.type) for field in RECORD_SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=RECORD_SCHEMA)
+
+
+def _check(batch: pa.RecordBatch, reader: Any) -> None:
+    if len(set(batch.schema.names)) != len(batch.schema.names):
+        raise ValueError("a column stands there twice")
+    for field in batch.schema:
+        at = RECORD_SCHEMA.get_field_index(field.name)
+        if at < 0:
+            raise ValueError(f"{field.name!r} is no column of a record; what else a record has goes to attributes")
+        if field.type != RECORD_SCHEMA.field(at).type:
+            raise ValueError(f"{field.name!r} must be {RECORD_SCHEMA.field(at).type}, not {field.type}")
+    batch.validate(full=True)
+    for required in ("timestamp", "time_unix_nano"):
+        if required not in batch.schema.names or batch[required].null_count:
+            raise ValueError(f"every record needs its {required}")
+    if batch.num_rows == 0:
+        raise ValueError("it holds no record")
+    try:
+        reader.read_next_batch()
+    except StopIteration:
+        return
+    raise ValueError("it holds more than one batch")
+
+
+def with_position(batch: pa.RecordBatch, shard: str, start: int) -> pa.RecordBatch:
+    """``batch`` of `RECORD_SCHEMA` as rows of the table: offsets from ``start`` on in ``shard``, and the UTC date."""
+    count = batch.num_rows
+    days = pc.floor_temporal(batch["timestamp"], unit="day").cast(pa.date32())
+    columns = [
+        *batch.columns,
+        pa.repeat(pa.scalar(shard), count),
+        pa.array(np.arange(start, start + count, dtype=np.int64)),
+        days,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TABLE_SCHEMA)
+
+
+def cut(batch: pa.RecordBatch, rows_max: int, bytes_max: int) -> list[pa.RecordBatch]:
+    """Consecutive slices of ``batch`` of at most ``rows_max`` records and about ``bytes_max`` bytes, one at least.
+
+    >>> batch = pa.RecordBatch.from_pylist([{"body": "x"}] * 5, schema=RECORD_SCHEMA)
+    >>> [piece.num_rows for piece in cut(batch, rows_max=2, bytes_max=10**6)]
+    [2, 2, 1]
+    """
+    if batch.num_rows <= rows_max and batch.nbytes <= bytes_max:
+        return [batch]
+    if batch.num_rows <= 1:
+        return [batch]
+    parts = max(-(-batch.num_rows // rows_max), -(-batch.nbytes // bytes_max))
+    rows = max(1, batch.num_rows // parts if batch.nbytes > bytes_max else rows_max)
+    pieces: list[pa.RecordBatch] = []
+    for start in range(0, batch.num_rows, rows):
+        piece = batch.slice(start, min(rows, batch.num_rows - start))
+        # Records differ in size: a slice that still is too large is halved.
+        pieces.extend([piece] if piece.nbytes <= 2 * bytes_max else cut(piece, max(1, rows // 2), bytes_max))
+    return pieces

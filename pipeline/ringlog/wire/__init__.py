@@ -1,0 +1,19 @@
+"""The data plane: Arrow Flight streams that carry records between producers, leaders, replicas and readers."""
+
+from ringlog.wire.flight import Link, Server, Stream, TailReply, follow, open_stream, read_tail
+from ringlog.wire.frames import Acknowledged, Declined, Submit, decode, encode
+
+__all__ = [
+    "Acknowledged",
+    "Declined",
+    "Link",
+    "Server",
+    "Stream",
+    "Submit",
+    "TailReply",
+    "decode",
+    "encode",
+    "follow",
+    "open_stream",
+    "read_tail",
+]

@@ -1,0 +1,267 @@
+"""Both ends of the data plane, over Arrow Flight.
+
+Frames travel in two-way streams (DoExchange): ``producer`` streams carry `Submit` one way and its answers the other,
+``replica`` streams carry the replication messages. Readers take batches of the table's schema from DoGet. Every call
+carries the pipeline's token. A stream says nothing about outcomes: whoever loses one asks again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from ringlog.errors import Fenced, RinglogError, Unavailable
+from ringlog.schema import TABLE_SCHEMA
+
+Kind = Literal["producer", "replica"]
+Send = Callable[[bytes], None]
+
+TAIL_DEADLINE_S = 10.0
+"""How long a read of one shard's tail may take before its answer begins."""
+LINK_FRAMES_MAX = 16
+"""How many frames may wait for a peer that does not take them; more are dropped, and sent again when it is back."""
+_RECONNECT_S = 0.2
+_TAIL = b"ringlog.tail"
+
+
+class Handler(Protocol):
+    """What a server is told; called from its threads."""
+
+    def frame(self, kind: Kind, frame: memoryview, send: Send) -> None:
+        """A frame arrived; answers go to ``send``, now or later, from any thread."""
+
+    def tail(self, shard: str, deadline_s: float) -> TailReply:
+        """The unflushed part of ``shard``. Raises `Fenced` or `Unavailable`."""
+
+    def follow(self, shard: str, start: int | None, gone: Callable[[], bool]) -> TailReply:
+        """What is committed from ``start`` (None: from now) on, without an end, until ``gone()``."""
+
+
+@dataclass(frozen=True)
+class TailReply:
+    """Records of one shard in offset order, in `TABLE_SCHEMA`; ``[base, committed)`` held when it was asked for."""
+
+    shard: str
+    epoch: int
+    base: int
+    committed: int
+    batches: Iterator[pa.RecordBatch]
+
+
+class Server(fl.FlightServerBase):  # type: ignore[misc]
+    """The Flight server of one shard actor, on a free port of ``host``."""
+
+    def __init__(self, host: str, token: str, handler: Handler) -> None:
+        super().__init__(f"grpc://{host}:0", middleware={"token": _TokenCheck(token)})
+        self._handler = handler
+        self.location = f"grpc://{host}:{self.port}"
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Hand each frame to the handler; a thread of the stream's own writes the answers."""
+        kind = descriptor.command.decode()
+        outgoing = _Outgoing(writer.write_metadata)
+        try:
+            for piece in reader:
+                self._handler.frame(kind, memoryview(piece.app_metadata), outgoing.put)
+        except fl.FlightError:
+            return  # the other side is gone; it asks again on another stream
+        finally:
+            outgoing.close()
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """A tail, or the records that follow one."""
+        asked = orjson.loads(ticket.ticket)
+        try:
+            if asked["follow"]:
+                reply = self._handler.follow(asked["shard"], asked["start"], context.is_cancelled)
+            else:
+                reply = self._handler.tail(asked["shard"], TAIL_DEADLINE_S)
+        except Fenced as error:
+            raise fl.FlightUnavailableError(str(error), orjson.dumps({"epoch": error.epoch})) from error
+        except RinglogError as error:
+            raise fl.FlightUnavailableError(str(error)) from error
+        described = orjson.dumps({"epoch": reply.epoch, "base": reply.base, "committed": reply.committed})
+        return fl.GeneratorStream(TABLE_SCHEMA.with_metadata({_TAIL: described}), reply.batches)
+
+
+class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> None:
+        given = next(iter(headers.get("authorization", [])), "")
+        if not hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected):
+            raise fl.FlightUnauthenticatedError("this pipeline wants its own token: connect through ringlog.connect()")
+
+
+class _Outgoing:
+    """Frames on their way out, written by one thread, so that nobody who sends ever waits for the network."""
+
+    def __init__(self, write: Callable[[Any], None]) -> None:
+        self._write = write
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._broken = False
+        self._thread = threading.Thread(target=self._run, name="ringlog-stream-out", daemon=True)
+        self._thread.start()
+
+    def put(self, frame: bytes) -> None:
+        if not self._broken:
+            self._frames.put(frame)
+
+    def close(self) -> None:
+        self._frames.put(None)
+
+    def waiting(self) -> int:
+        return self._frames.qsize()
+
+    def _run(self) -> None:
+        while (frame := self._frames.get()) is not None:
+            try:
+                self._write(frame)
+            except (pa.ArrowException, OSError):  # whoever waits for an answer hears from the reading side
+                self._broken = True
+                return
+
+
+def _options(token: str, timeout_s: float | None = None) -> Any:
+    return fl.FlightCallOptions(timeout=timeout_s, headers=[(b"authorization", f"Bearer {token}".encode())])
+
+
+class Stream:
+    """The calling end of a two-way stream.
+
+    ``on_frame`` gets every answer, ``on_closed`` is told once when the stream has ended, both from a thread of the
+    stream's own.
+    """
+
+    def __init__(
+        self, location: str, token: str, kind: Kind, on_frame: Callable[[memoryview], None], on_closed: Callable[[], None]
+    ) -> None:
+        self._client = fl.connect(location)
+        self._writer, self._reader = self._client.do_exchange(
+            fl.FlightDescriptor.for_command(kind.encode()), _options(token)
+        )
+        self._on_frame = on_frame
+        self._on_closed = on_closed
+        self._outgoing = _Outgoing(self._writer.write_metadata)
+        self._thread = threading.Thread(target=self._read, name="ringlog-stream-in", daemon=True)
+        self._thread.start()
+
+    def send(self, frame: bytes) -> None:
+        """Put ``frame`` on its way; never waits."""
+        self._outgoing.put(frame)
+
+    def waiting(self) -> int:
+        """How many frames the other side has not taken yet."""
+        return self._outgoing.waiting()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._outgoing.close()
+        self._reader.cancel()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._on_frame(memoryview(self._reader.read_chunk().app_metadata))
+        except (StopIteration, pa.ArrowException, OSError):
+            self._outgoing.close()
+            self._on_closed()
+
+
+def open_stream(
+    location: str, token: str, on_frame: Callable[[memoryview], None], on_closed: Callable[[], None]
+) -> Stream:
+    """A producer's stream to the shard actor at ``location``. Raises `Unavailable`."""
+    try:
+        return Stream(location, token, "producer", on_frame, on_closed)
+    except (pa.ArrowException, OSError) as error:
+        raise Unavailable(f"the shard actor at {location} does not answer: {error}") from error
+
+
+class Link:
+    """Frames to one sibling, over a stream that is opened again whenever it broke. Frames may be lost, never wrong."""
+
+    def __init__(self, location: str, token: str, on_frame: Callable[[memoryview], None]) -> None:
+        self.location = location
+        self._token = token
+        self._on_frame = on_frame
+        self._stream: Stream | None = None
+        self._retry_at = 0.0
+
+    def send(self, frame: bytes) -> None:
+        """Put ``frame`` on its way, or drop it where the sibling is away; never waits for the network."""
+        if self._stream is None:
+            if time.monotonic() < self._retry_at:
+                return
+            try:
+                self._stream = Stream(self.location, self._token, "replica", self._on_frame, self._closed)
+            except (pa.ArrowException, OSError):
+                self._closed()
+                return
+        if self._stream.waiting() < LINK_FRAMES_MAX:
+            self._stream.send(frame)
+
+    def close(self) -> None:
+        """End the stream that is open."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _closed(self) -> None:
+        self._retry_at = time.monotonic() + _RECONNECT_S
+        self._stream = None
+
+
+def read_tail(location: str, token: str, shard: str) -> TailReply:
+    """The unflushed part of ``shard`` from its leader, confirmed by a quorum. Raises `Fenced` or `Unavailable`."""
+    return _get(location, token, {"shard": shard, "follow": False, "start": None}, TAIL_DEADLINE_S)
+
+
+def follow(location: str, token: str, shard: str, start: int | None) -> tuple[TailReply, Callable[[], None]]:
+    """What ``shard`` commits from ``start`` (None: from now) on, as it does, and how to stop it.
+
+    An empty batch now and then only shows that the leader lives.
+    """
+    reader: list[Any] = []
+    reply = _get(location, token, {"shard": shard, "follow": True, "start": start}, None, reader)
+    return reply, reader[0].cancel
+
+
+def _get(
+    location: str, token: str, ticket: dict[str, Any], timeout_s: float | None, readers: list[Any] | None = None
+) -> TailReply:
+    try:
+        client = fl.connect(location)
+        reader = client.do_get(fl.Ticket(orjson.dumps(ticket)), _options(token, timeout_s))
+        described = orjson.loads(reader.schema.metadata[_TAIL])
+    except (pa.ArrowException, OSError) as error:
+        raise _explained(error, ticket["shard"]) from error
+    if readers is not None:
+        readers.append(reader)
+    return TailReply(ticket["shard"], **described, batches=_batches(client, reader, ticket["shard"]))
+
+
+def _batches(client: Any, reader: Any, shard: str) -> Iterator[pa.RecordBatch]:
+    try:
+        for piece in reader:
+            yield piece.data.replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise _explained(error, shard) from error
+    finally:
+        client.close()
+
+
+def _explained(error: Exception, shard: str) -> RinglogError:
+    info = getattr(error, "extra_info", b"")
+    if info:
+        return Fenced(f"{shard} has another leader", orjson.loads(info)["epoch"])
+    return Unavailable(f"{shard} cannot be read now: {str(error).splitlines()[0]}")
