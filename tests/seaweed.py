@@ -105,9 +105,7 @@ class SeaweedFS:
 
     def _wait(self) -> None:
         """Until a signed write works."""
-        files = s3fs.S3FileSystem(
-            key=self._key, secret=self._secret, endpoint_url=self.url, skip_instance_cache=True
-        )
+        files = s3fs.S3FileSystem(key=self._key, secret=self._secret, endpoint_url=self.url, skip_instance_cache=True)
         deadline = time.monotonic() + UP_WITHIN_S
         pause = threading.Event()
         while True:

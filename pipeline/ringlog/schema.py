@@ -52,7 +52,6 @@ RECORD_SCHEMA = pa.schema([field for field in TABLE_SCHEMA if field.name not in 
 """The columns that a client fills; a leader adds the position."""
 
 
-
 def pack(batch: pa.RecordBatch) -> bytes:
     """``batch`` as a self-contained Arrow IPC stream; columns without any value are left out.
 

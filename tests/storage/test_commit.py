@@ -16,12 +16,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from table_rows import DAY_NS, NOON, rows
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.commit import ATTEMPTS, Flush, Snapshot, Table
 from ringlog.storage.segment import write_segments
+from table_rows import DAY_NS, NOON, rows
 
 Place = tuple[str, dict[str, str]]
 

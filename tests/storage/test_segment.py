@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from table_rows import DAY_NS, NOON, rows
 
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.objects import Objects
 from ringlog.storage.segment import Segment, statistics, upper_bound, write_segments
+from table_rows import DAY_NS, NOON, rows
 
 INT64 = np.iinfo(np.int64)
 

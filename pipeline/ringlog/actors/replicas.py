@@ -24,7 +24,9 @@ class HostedReplica:
     failed write ends the replica: ``on_failure`` is told, and nothing is ever delivered again.
     """
 
-    def __init__(self, folder: Path, shard: str, settings: Settings, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, folder: Path, shard: str, settings: Settings, on_failure: Callable[[BaseException], None]
+    ) -> None:
         self._journal = Journal(folder, shard, settings.fsync, settings.journal_file_bytes_max)
         self.core = Replica(self._journal.state)
         self._group = settings.fsync == "group"

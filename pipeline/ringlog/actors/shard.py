@@ -230,9 +230,7 @@ class ShardHost:
 
         epoch, base, committed, entries = self._call(begin)
         none = pa.RecordBatch.from_pylist([], schema=TABLE_SCHEMA)
-        return TailReply(
-            shard, epoch, base, committed, (_rows(shard, entry) if entry else none for entry in entries)
-        )
+        return TailReply(shard, epoch, base, committed, (_rows(shard, entry) if entry else none for entry in entries))
 
     # The inbox: everything below runs in its thread alone.
 
@@ -396,7 +394,7 @@ class ShardHost:
         def work() -> None:
             try:
                 answer = call()
-            except Exception as error:  # noqa: BLE001  (the takeover's caller hears it)
+            except Exception:  # noqa: BLE001  (the takeover's caller hears it)
                 self._inbox.put(lambda: self._give_up(shard, error))
             else:
                 self._inbox.put(lambda: self._step(shard, answer) if shard in self._takeovers else None)

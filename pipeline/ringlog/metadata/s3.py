@@ -103,9 +103,7 @@ class S3Store:
 
         bucket, path = self._path(key, version).split("/", 1)
         try:
-            self._files.call_s3(
-                "put_object", Bucket=bucket, Key=path, Body=value, IfNoneMatch="*"
-            )
+            self._files.call_s3("put_object", Bucket=bucket, Key=path, Body=value, IfNoneMatch="*")
         except (ClientError, BotoCoreError, OSError, TimeoutError) as error:
             if isinstance(error, PermissionError):
                 raise ConfigurationError(f"may not write {bucket}/{path}: {error}. Check the credentials") from error

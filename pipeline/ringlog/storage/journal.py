@@ -305,9 +305,7 @@ def _any_entries(data: bytes, after: int) -> bool:
 
 
 def _encode(entries: Iterable[Entry]) -> pa.Buffer:
-    rows = [
-        (e.epoch, e.start, e.end, e.producer, e.producer_epoch, e.sequence, e.payload, e.checksum) for e in entries
-    ]
+    rows = [(e.epoch, e.start, e.end, e.producer, e.producer_epoch, e.sequence, e.payload, e.checksum) for e in entries]
     columns = zip(*rows, strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ENTRY_SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA).serialize()

@@ -144,7 +144,12 @@ class Stream:
     """
 
     def __init__(
-        self, location: str, token: str, kind: Kind, on_frame: Callable[[memoryview], None], on_closed: Callable[[], None]
+        self,
+        location: str,
+        token: str,
+        kind: Kind,
+        on_frame: Callable[[memoryview], None],
+        on_closed: Callable[[], None],
     ) -> None:
         self._client = fl.connect(location)
         self._writer, self._reader = self._client.do_exchange(
