@@ -1,0 +1,225 @@
+"""A producer's side of one shard: sequences, the window, retries. Pure: events and times in, what to do out.
+
+What always holds: a batch keeps its sequence and its shard for as long as it may have been stored, so that a retry is
+recognised; and nobody is told "not stored" of a batch that may be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ringlog.errors import InvalidRecord, OutcomeUnknown, Overloaded, RinglogError, Unavailable
+from ringlog.wire import Acknowledged, Declined, Submit
+
+WINDOW = 64
+"""How many batches may be on their way to one shard; a leader recognises as many."""
+OVERLOAD_PAUSE_S = 0.25
+GAP_PAUSE_S = 0.02
+
+Acks = Literal["leader", "quorum", "stored"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """A packed batch that waits for its acknowledgement; ``caller`` is handed back with the result."""
+
+    payload: bytes
+    records: int
+    acks: Acks
+    deadline: float
+    caller: Any
+    sequence: int = -1
+    on_its_way: bool = False
+    """Sent, and not answered yet."""
+    doubtful: bool = False
+    """An earlier try ended without an answer, so it may be stored."""
+    told: bool = False
+    """The caller was told that the outcome is unknown; only the sequence still wants the batch answered."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What to do now: ``send`` these, tell these callers their results, get new ``routes``."""
+
+    send: list[Submit] = field(default_factory=list)
+    results: list[tuple[Any, Acknowledged | RinglogError]] = field(default_factory=list)
+    routes: bool = False
+
+
+class Producer:
+    """The producer ``name`` towards ``shard``. It sends only while it is connected to a leader."""
+
+    def __init__(self, shard: str, name: str) -> None:
+        self.shard = shard
+        self.name = name
+        self.producer_epoch = 0
+        self.leader_epoch: int | None = None
+        self._next = 0
+        self._pending: deque[Batch] = deque()  # numbered, in order of their sequences
+        self._waiting: deque[Batch] = deque()  # not numbered yet
+        self._paused_until: float | None = None
+        self._reason: RinglogError = Unavailable(f"{shard} could not be reached")
+
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._waiting)
+
+    def submit(self, batch: Batch, now: float) -> Step:
+        """Take one more batch."""
+        self._waiting.append(batch)
+        return Step(send=list(self._sendable(now)))
+
+    def connected(self, leader_epoch: int, now: float) -> Step:
+        """There is a stream to the leader of ``leader_epoch``: send everything that is not acknowledged, again."""
+        self._lost()
+        self.leader_epoch = leader_epoch
+        self._paused_until = None
+        return Step(send=list(self._sendable(now)))
+
+    def disconnected(self) -> Step:
+        """The stream is gone: what was on its way may have been stored."""
+        self._lost()
+        self.leader_epoch = None
+        return Step(routes=True)
+
+    def acknowledged(self, message: Acknowledged, now: float) -> Step:
+        """A batch has its offsets."""
+        batch = self._find(message)
+        if batch is None:
+            return Step()
+        self._pending.remove(batch)
+        step = Step(send=list(self._sendable(now)))
+        if not batch.told:
+            step.results.append((batch.caller, message))
+        return step
+
+    def declined(self, message: Declined, now: float) -> Step:
+        """A batch was not taken; the reason says whether to wait, to look for the leader, or to begin anew."""
+        batch = self._find(message)
+        if batch is None or not batch.on_its_way:
+            return Step()
+        batch.on_its_way = False
+        if message.reason in ("fenced", "unknown"):
+            batch.doubtful |= message.reason == "unknown"
+            self._lost()
+            self.leader_epoch = None
+            self._reason = Unavailable(f"{self.shard} has no leader that answers: {message.message}")
+            return Step(routes=True)
+        if message.reason == "overloaded":
+            self._reason = Overloaded(f"{message.message}; it is archiving as fast as it can", OVERLOAD_PAUSE_S * 4)
+            self._pause(now + OVERLOAD_PAUSE_S)
+            return Step()
+        if message.reason == "expected" and message.sequence_expected >= self._pending[0].sequence:
+            self._pause(now + GAP_PAUSE_S)  # one before it was declined: both go again
+            return Step()
+        if message.reason == "invalid":
+            self._pending.remove(batch)
+            step = self._renew(now)
+            step.results.append((batch.caller, InvalidRecord(message.message)))
+            return step
+        return self._renew(now)
+
+    def tick(self, now: float) -> Step:
+        """Resume after a pause, and tell whoever has waited for too long."""
+        step = Step()
+        if self._paused_until is not None and self._paused_until <= now:
+            self._paused_until = None
+        clean = None
+        for batch in self._pending:
+            if batch.deadline > now:
+                continue
+            if not batch.on_its_way and not batch.doubtful:
+                clean = batch
+                break
+            if not batch.told:  # the sequence must not be left out: it is tried on, for nobody
+                batch.told = True
+                step.results.append((batch.caller, self._unknown()))
+        if clean is not None:
+            self._give_up(clean, now, step)
+        while self._waiting and self._waiting[0].deadline <= now:
+            step.results.append((self._waiting.popleft().caller, self._reason))
+        step.send.extend(self._sendable(now))
+        return step
+
+    def wake(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [batch.deadline for batch in (*self._pending, *self._waiting) if not batch.told]
+        if self._paused_until is not None:
+            times.append(self._paused_until)
+        return min(times, default=None)
+
+    def _find(self, message: Acknowledged | Declined) -> Batch | None:
+        if message.producer_epoch != self.producer_epoch or not self._pending:
+            return None
+        at = message.sequence - self._pending[0].sequence
+        if 0 <= at < len(self._pending) and self._pending[at].sequence == message.sequence:
+            return self._pending[at]
+        return next((batch for batch in self._pending if batch.sequence == message.sequence), None)
+
+    def _sendable(self, now: float) -> Iterator[Submit]:
+        if self.leader_epoch is None or (self._paused_until is not None and self._paused_until > now):
+            return
+        while self._waiting and len(self._pending) < WINDOW:
+            batch = self._waiting.popleft()
+            batch.sequence = self._next
+            self._next += 1
+            self._pending.append(batch)
+        for batch in self._pending:
+            if not batch.on_its_way:
+                batch.on_its_way = True
+                yield Submit(
+                    self.shard,
+                    self.leader_epoch,
+                    self.name,
+                    self.producer_epoch,
+                    batch.sequence,
+                    batch.records,
+                    batch.acks,
+                    batch.payload,
+                )
+
+    def _pause(self, until: float) -> None:
+        self._paused_until = max(until, self._paused_until or until)
+
+    def _lost(self) -> None:
+        for batch in self._pending:
+            batch.doubtful |= batch.on_its_way
+            batch.on_its_way = False
+
+    def _give_up(self, clean: Batch, now: float, step: Step) -> None:
+        """``clean`` was surely not stored; so nothing with a later sequence was, and those may go under a new epoch."""
+        step.results.append((clean.caller, self._reason))
+        for batch in self._pending:
+            if batch.sequence >= clean.sequence:
+                batch.on_its_way = batch.doubtful = False
+        self._pending.remove(clean)
+        renewed = self._renew(now)
+        step.results.extend(renewed.results)
+        step.send.extend(renewed.send)
+
+    def _renew(self, now: float) -> Step:
+        """Begin a new epoch of this producer. What may have been stored under the old one is told so, not sent again."""
+        step = Step()
+        again: list[Batch] = []
+        for batch in self._pending:
+            if batch.told:
+                continue
+            if not batch.on_its_way and not batch.doubtful:
+                again.append(batch)
+            else:
+                step.results.append((batch.caller, self._unknown()))
+        self._pending = deque()
+        self.producer_epoch += 1
+        self._next = 0
+        for batch in reversed(again):
+            self._waiting.appendleft(batch)
+        step.send.extend(self._sendable(now))
+        return step
+
+    def _unknown(self) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"{self.shard} did not say in time whether these records are stored. They may be: look with ringlog.sql() "
+            "before submitting them again"
+        )

@@ -1,0 +1,326 @@
+"""The background thread of a client: it routes, batches and sends, and settles what callers wait for."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ringlog.client.batcher import Batcher, Group
+from ringlog.client.producer import Acks, Batch, Producer, Step
+from ringlog.client.transport import Connection, Transport
+from ringlog.errors import Overloaded, RinglogError, Unavailable
+from ringlog.routing import Routes, key_hashes
+from ringlog.schema import cut, pack
+from ringlog.wire import Acknowledged, decode, encode
+
+_logger = logging.getLogger(__name__)
+
+REFRESH_S = 5.0
+"""How old routes may get while something is being sent."""
+RETRY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Offsets ``[start, end)`` of ``shard``, written in ``epoch``."""
+
+    shard: str
+    epoch: int
+    start: int
+    end: int
+
+
+@dataclass
+class Submission:
+    """One call of a user: settled when every part is."""
+
+    future: Future[list[Part]]
+    nbytes: int
+    open: int = 0
+    parts: list[Part] = field(default_factory=list)
+    error: RinglogError | None = None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    submission: Submission
+    rows: int
+
+
+class Sender:
+    """Sends batches of records over ``transport`` in the background; safe for several threads.
+
+    At most ``client_buffer_bytes_max`` bytes are held without an acknowledgement.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._settings = transport.settings
+        self._name = uuid.uuid4().hex
+        self._routes: Routes = transport.routes({})
+        self._refreshed = time.monotonic()
+        self._refreshing = False
+        self._producers: dict[str, Producer] = {}
+        self._connections: dict[str, Connection] = {}
+        self._key_bytes: defaultdict[int, int] = defaultdict(int)
+        self._batcher = Batcher(
+            self._settings.batch_rows_max, self._settings.batch_bytes_max, self._settings.linger_ms / 1000
+        )
+        self._room = threading.Condition()
+        self._held_bytes = 0
+        self._unsettled = 0
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ringlog-sender", daemon=True)
+        self._thread.start()
+
+    @property
+    def routes(self) -> Routes:
+        """The routes that are known now."""
+        return self._routes
+
+    def submit(
+        self, batch: pa.RecordBatch, acks: Acks, timeout_s: float, *, linger: bool, wait_s: float
+    ) -> Future[list[Part]]:
+        """Put ``batch`` on its way. With ``linger`` it may wait for company.
+
+        Raises `Overloaded` when there is no room for it within ``wait_s``.
+        """
+        submission = Submission(Future(), batch.nbytes)
+        with self._room:
+            fits = self._room.wait_for(
+                lambda: self._held_bytes == 0
+                or self._held_bytes + submission.nbytes <= self._settings.client_buffer_bytes_max,
+                wait_s,
+            )
+            if not fits:
+                raise Overloaded(
+                    f"{self._held_bytes} bytes wait for their acknowledgement in this process: submit less, or raise "
+                    "client_buffer_bytes_max"
+                )
+            self._held_bytes += submission.nbytes
+            self._unsettled += 1
+        deadline = time.monotonic() + timeout_s
+        self._inbox.put(lambda: self._take(batch, acks, deadline, submission, linger))
+        return submission.future
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything submitted so far is settled; False when time ran out."""
+        self._inbox.put(lambda: self._pack(self._batcher.take()))
+        with self._room:
+            return self._room.wait_for(lambda: self._unsettled == 0, timeout_s)
+
+    def refresh(self) -> Routes:
+        """Fetch the newest routes now, from the calling thread."""
+        routes = self._transport.routes({})
+        self._inbox.put(lambda: self._take_routes(routes))
+        return routes
+
+    def close(self) -> None:
+        """End the thread; what is not settled by now stays unsettled."""
+        self._inbox.put(None)
+        self._thread.join()
+        for connection in self._connections.values():
+            connection.close()
+
+    # Everything below runs in the sender's thread.
+
+    def _run(self) -> None:
+        while True:
+            now = time.monotonic()
+            wakes = [producer.wake() for producer in self._producers.values()] + [self._batcher.wake()]
+            wake = min((one for one in wakes if one is not None), default=None)
+            try:
+                event = self._inbox.get(timeout=None if wake is None else max(0.0, wake - now))
+            except queue.Empty:
+                self._tick(time.monotonic())
+                continue
+            if event is None:
+                return
+            event()
+
+    def _tick(self, now: float) -> None:
+        self._pack(self._batcher.take(now))
+        for shard, producer in self._producers.items():
+            self._do(shard, producer.tick(now))
+
+    def _take(
+        self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool
+    ) -> None:
+        now = time.monotonic()
+        if now - self._refreshed > REFRESH_S:
+            self._refresh(0.0)
+        try:
+            assigned = self._routes.assign(batch, (random.random(), random.random()))
+        except Unavailable as error:
+            self._await_leaders(error, deadline, lambda: self._take(batch, acks, deadline, submission, linger), submission)
+            return
+        self._measure(batch)
+        pieces = [
+            (shard, piece)
+            for shard, part in assigned
+            for piece in cut(part, self._settings.batch_rows_max, self._settings.batch_bytes_max)
+        ]
+        submission.open = len(pieces)
+        if not pieces:
+            self._settle(submission)
+        for shard, piece in pieces:
+            caller = _Piece(submission, piece.num_rows)
+            self._pack(list(self._batcher.add((shard, acks, deadline if not linger else None), piece, caller, now)))
+        if not linger:
+            self._pack(self._batcher.take())
+
+    def _await_leaders(
+        self, error: Unavailable, deadline: float, again: Callable[[], None], submission: Submission
+    ) -> None:
+        if time.monotonic() >= deadline:
+            submission.error = error
+            self._settle(submission)
+            return
+        self._refresh(RETRY_S, again)
+
+    def _measure(self, batch: pa.RecordBatch) -> None:
+        """What each key brings, for the router's bounded loads; proportional to its records is near enough."""
+        hashes, keyless = key_hashes(batch)
+        each = batch.nbytes // max(1, batch.num_rows)
+        keys, counts = _counted(hashes[~keyless])
+        for key, count in zip(keys, counts, strict=True):
+            self._key_bytes[key] += count * each
+
+    def _pack(self, groups: list[tuple[Any, Group]]) -> None:
+        now = time.monotonic()
+        for (shard, acks, deadline), group in groups:
+            until = deadline if deadline is not None else now + self._settings.submit_timeout_s
+            batch = Batch(pack(group.batch()), group.rows, acks, until, [caller for _, caller in group.pieces])
+            producer = self._producer(shard)
+            self._do(shard, producer.submit(batch, now))
+
+    def _producer(self, shard: str) -> Producer:
+        if shard not in self._producers:
+            self._producers[shard] = Producer(shard, self._name)
+            self._connect(shard)
+        return self._producers[shard]
+
+    def _connect(self, shard: str) -> None:
+        producer = self._producers[shard]
+        leading = self._routes.leaders.get(shard)
+        old = self._connections.pop(shard, None)
+        if old is not None:
+            old.close()
+        if leading is None:
+            self._refresh(RETRY_S)
+            return
+        connection: Connection
+
+        def closed() -> None:
+            self._inbox.put(lambda: self._closed(shard, connection))
+
+        try:
+            connection = self._transport.connect(leading, self._received, closed)
+        except Unavailable:
+            self._refresh(RETRY_S)
+            return
+        self._connections[shard] = connection
+        self._do(shard, producer.connected(leading.epoch, time.monotonic()))
+
+    def _closed(self, shard: str, connection: Connection) -> None:
+        if self._connections.get(shard) is connection:
+            del self._connections[shard]
+            self._do(shard, self._producers[shard].disconnected())
+
+    def _received(self, frame: memoryview) -> None:
+        message = decode(frame)
+        self._inbox.put(lambda: self._answered(message))
+
+    def _answered(self, message: Any) -> None:
+        producer = self._producers.get(message.shard)
+        if producer is None:
+            return
+        handle: Any = producer.acknowledged if isinstance(message, Acknowledged) else producer.declined
+        self._do(message.shard, handle(message, time.monotonic()))
+
+    def _do(self, shard: str, step: Step) -> None:
+        connection = self._connections.get(shard)
+        if connection is not None:
+            for submit in step.send:
+                connection.send(encode(submit))
+        for pieces, result in step.results:
+            start = result.start if isinstance(result, Acknowledged) else 0
+            for piece in pieces:
+                if isinstance(result, Acknowledged):
+                    piece.submission.parts.append(Part(shard, result.epoch, start, start + piece.rows))
+                    start += piece.rows
+                elif piece.submission.error is None or not isinstance(result, Overloaded | Unavailable):
+                    piece.submission.error = result  # of several, "may be stored" is the one to be told
+                piece.submission.open -= 1
+                if piece.submission.open == 0:
+                    self._settle(piece.submission)
+        if step.routes:
+            self._refresh(RETRY_S)
+
+    def _settle(self, submission: Submission) -> None:
+        with self._room:
+            self._held_bytes -= submission.nbytes
+            self._unsettled -= 1
+            self._room.notify_all()
+        if submission.error is not None:
+            submission.future.set_exception(_with_parts(submission))
+        else:
+            submission.future.set_result(submission.parts)
+
+    def _refresh(self, after_s: float, then: Callable[[], None] | None = None) -> None:
+        """Fetch routes from a thread that may wait; producers without a connection get one from them."""
+        if self._refreshing and then is None:
+            return
+        self._refreshing = True
+        sent, self._key_bytes = dict(self._key_bytes), defaultdict(int)
+
+        def fetch() -> None:
+            threading.Event().wait(after_s)
+            try:
+                routes: Routes | None = self._transport.routes(sent)
+            except RinglogError as error:
+                _logger.debug("no routes now: %s", error)
+                routes = None
+            self._inbox.put(lambda: self._refetched(routes, then))
+
+        threading.Thread(target=fetch, name="ringlog-routes", daemon=True).start()
+
+    def _refetched(self, routes: Routes | None, then: Callable[[], None] | None) -> None:
+        self._refreshing = False
+        self._refreshed = time.monotonic()
+        if routes is not None:
+            self._take_routes(routes)
+        for shard, producer in self._producers.items():
+            if producer.leader_epoch is None and len(producer):
+                self._connect(shard)
+        if then is not None:
+            then()
+
+    def _take_routes(self, routes: Routes) -> None:
+        if routes.version >= self._routes.version:
+            self._routes = routes
+
+
+def _counted(hashes: Any) -> tuple[list[int], list[int]]:
+    values = pa.array(hashes).value_counts()
+    return values.field("values").to_pylist(), values.field("counts").to_pylist()
+
+
+def _with_parts(submission: Submission) -> RinglogError:
+    """The error, saying which parts of the same call are stored all the same."""
+    error = submission.error or Unavailable("no part was sent")
+    if submission.parts:
+        stored = ", ".join(f"{part.shard} [{part.start}, {part.end})" for part in submission.parts)
+        error.args = (f"{error.args[0]} (other parts of this call are stored: {stored})", *error.args[1:])
+    return error

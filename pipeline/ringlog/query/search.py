@@ -1,0 +1,143 @@
+"""Search without SQL: text, pattern, severity, service, time and attributes. One filter for stored and live records."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ringlog.errors import InvalidQuery
+from ringlog.query.result import Result
+from ringlog.query.snapshot import Cut
+from ringlog.query.sql import run_sql
+from ringlog.severity import severity_number
+
+Moment = str | datetime.datetime | None
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a record must be like; what is None does not matter.
+
+    ``text`` stands in the body, in any case; ``regex`` is found in it (RE2); ``severity`` is the least, a word or a
+    number; ``attributes`` are equal, value and type.
+    """
+
+    text: str | None = None
+    regex: str | None = None
+    service: str | None = None
+    severity: str | int | None = None
+    tenant: str | None = None
+    trace_id: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def least(self) -> int | None:
+        """The least severity number. Raises `InvalidQuery` for a word that is no level."""
+        if self.severity is None:
+            return None
+        try:
+            number = severity_number(self.severity)
+        except ValueError as error:
+            raise InvalidQuery(str(error)) from error
+        if number == 0:
+            raise InvalidQuery(f"{self.severity!r} is no level: give a word such as 'ERROR', or 1–24")
+        return number
+
+    def conditions(self) -> tuple[list[str], list[Any]]:
+        """SQL conditions and their parameters; a user's text is always a parameter."""
+        found: list[tuple[str, Any]] = []
+        if self.text is not None:
+            found.append(("contains(lower(body), lower(?))", self.text))
+        if self.regex is not None:
+            found.append(("regexp_matches(body, ?)", self.regex))
+        for name in ("service", "tenant", "trace_id"):
+            if getattr(self, name) is not None:
+                found.append((f"{name} = ?", getattr(self, name)))
+        least = self.least()
+        if least is not None:
+            found.append(("severity_number >= ?", least))
+        conditions, parameters = [one for one, _ in found], [value for _, value in found]
+        for key, value in self.attributes.items():
+            conditions.append("json_extract(attributes, ?) = ?::JSON")
+            parameters += [_json_path(key), orjson.dumps(value).decode()]
+        return conditions, parameters
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The records of ``batch`` (of the table's schema) that the filter lets through."""
+        masks = []
+        if self.text is not None:
+            masks.append(pc.match_substring(batch["body"], self.text, ignore_case=True))
+        if self.regex is not None:
+            try:
+                masks.append(pc.match_substring_regex(batch["body"], self.regex))
+            except pa.ArrowInvalid as error:
+                raise InvalidQuery(f"{self.regex!r} is no pattern: {error}") from error
+        for name in ("service", "tenant", "trace_id"):
+            if getattr(self, name) is not None:
+                masks.append(pc.equal(batch[name], getattr(self, name)))
+        least = self.least()
+        if least is not None:
+            masks.append(pc.greater_equal(batch["severity_number"], least))
+        if self.attributes:
+            masks.append(pa.array([self._has(text) for text in batch["attributes"].to_pylist()]))
+        if not masks:
+            return batch
+        return batch.filter(functools.reduce(pc.and_, masks))
+
+    def _has(self, text: str | None) -> bool:
+        attributes = orjson.loads(text) if text else {}
+        return all(key in attributes and attributes[key] == value for key, value in self.attributes.items())
+
+
+def run_search(
+    cut: Cut,
+    wanted: Filter,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    limit: int | None = 1000,
+    now: datetime.datetime,
+) -> Result:
+    """The records that ``wanted`` lets through in ``[since, until)``, by time; of more than ``limit``, the newest.
+
+    ``since`` and ``until`` are a time, ISO 8601 text, or an age such as ``15m``, ``1h``, ``2d``. Raises `InvalidQuery`.
+    """
+    conditions, parameters = wanted.conditions()
+    for moment, sign in ((since, ">="), (until, "<")):
+        if moment is not None:
+            at = _moment(moment, now)
+            conditions += [f"timestamp {sign} ?", f"date {sign.rstrip('=')}= ?"]
+            parameters += [at, at.date()]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    newest = "ORDER BY timestamp DESC, shard DESC, record_offset DESC LIMIT ?" if limit is not None else ""
+    query = f"SELECT * FROM (SELECT * FROM logs {where} {newest}) ORDER BY timestamp, shard, record_offset"
+    return run_sql(query, cut, [*parameters, limit] if limit is not None else parameters)
+
+
+def _moment(given: str | datetime.datetime, now: datetime.datetime) -> datetime.datetime:
+    if isinstance(given, str):
+        ago = _AGO.fullmatch(given.strip())
+        if ago:
+            return now - datetime.timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+        try:
+            given = datetime.datetime.fromisoformat(given.strip().replace("Z", "+00:00"))
+        except ValueError:
+            raise InvalidQuery(
+                f"{given!r} is no time: give an age such as 30s, 15m, 1h, 2d, or ISO 8601 such as 2026-01-31T12:00:00Z"
+            ) from None
+    return given if given.tzinfo else given.replace(tzinfo=datetime.timezone.utc)
+
+
+def _json_path(key: str) -> str:
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return f'$."{escaped}"'
