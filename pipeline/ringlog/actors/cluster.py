@@ -1,0 +1,284 @@
+"""A pipeline on Ray: plain classes become detached actors here, and clients find them here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util import get_node_ip_address
+
+from ringlog.actors.controller import Controller
+from ringlog.actors.router import Router
+from ringlog.actors.shard import Place, ShardHost
+from ringlog.control import shard_names
+from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
+from ringlog.metadata import open_store
+from ringlog.metadata.records import PIPELINE_KEY
+from ringlog.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+NAMESPACE = "ringlog"
+CONTROLLER, ROUTER = "controller", "router"
+START_DEADLINE_S = 60.0
+CALL_DEADLINE_S = 10.0
+_POLL_S = 0.1
+
+
+class RemoteActor:
+    """An actor by its handle; every call has a deadline of our own and is never repeated by Ray."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle
+        self._name = name
+
+    def call(self, method: str, *arguments: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
+        """The method's answer. Raises `Unavailable`, or the ringlog error that the method raised."""
+        try:
+            return ray.get(getattr(self._handle, method).remote(*arguments), timeout=timeout_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, RinglogError):
+                raise error.cause from None
+            raise
+        except (GetTimeoutError, RayActorError) as error:
+            raise Unavailable(f"{self._name} gave no answer to {method} in {timeout_s:g} s") from error
+        except RayError as error:
+            raise Unavailable(f"{self._name} cannot be reached: {error}") from error
+
+
+class _ShardActor:
+    """`ShardHost` as an actor. Its constructor runs again after a crash; who it is stands in its journals."""
+
+    def __init__(self, actor: str, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        # Threads hand each other small pieces of work here; the default of 5 ms would be most of an acknowledgement.
+        sys.setswitchinterval(0.0005)
+        settings = Settings(**chosen)
+        token = find_actor(CONTROLLER).call("token", timeout_s=START_DEADLINE_S)
+        self._token = token
+        self._host = ShardHost(
+            actor,
+            settings,
+            Path(settings.journal_dir) / pipeline / actor,
+            open_store(settings.root, settings.storage_options()),
+            token,
+            get_node_ip_address(),
+            _end_process,
+        )
+
+    def token(self) -> str:
+        return self._token
+
+    def status(self) -> dict[str, Any]:
+        return {**self._host.status(), "pid": os.getpid()}
+
+    def replica_id(self, shard: str) -> str:
+        return self._host.replica_id(shard)
+
+    def take_over(self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str]) -> int:
+        return self._host.take_over(shard, [Place(*place) for place in places], locations)
+
+    def flush(self, timeout_s: float) -> dict[str, int]:
+        return self._host.flush(timeout_s)
+
+    def close(self) -> None:
+        self._host.close()
+
+
+def _end_process(error: BaseException) -> None:
+    """A disk or an invariant has failed: answer nothing more. Ray starts the actor again, from its journals."""
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class _ControllerActor(Controller):
+    """`Controller` as an actor."""
+
+    def __init__(self, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        settings = Settings(**chosen)
+        self._pipeline = pipeline
+        self._chosen = dict(chosen)
+        names = shard_names(settings.shards)
+
+        def summon(actor: str) -> RemoteActor:
+            options = {"memory": settings.shard_buffer_bytes_max}
+            return _actor(_ShardActor, actor, options, actor, pipeline, self._chosen)
+
+        router = _actor(Router, ROUTER, {}, names, settings.rebalance_interval_s)
+        super().__init__(names, settings.replicas, settings.quorum, summon, router)
+        self.begin(_known_token(names))
+
+    def chosen(self) -> dict[str, Any]:
+        return self._chosen
+
+
+def _known_token(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        try:
+            token: str = find_actor(name).call("token")
+        except Unavailable:
+            continue
+        return token
+    return None
+
+
+def _actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: Any) -> RemoteActor:
+    """The actor of this name: the one that runs, or a new one that outlives whoever made it."""
+    made = ray.remote(kind).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=16,
+        scheduling_strategy="SPREAD",
+        **options,
+    )
+    return RemoteActor(made.remote(*arguments), name)
+
+
+def find_actor(name: str) -> RemoteActor:
+    """The running actor of this name. Raises `Unavailable` when there is none."""
+    try:
+        return RemoteActor(ray.get_actor(name, namespace=NAMESPACE), name)
+    except ValueError as error:
+        raise Unavailable(
+            "no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()"
+        ) from error
+
+
+def join_ray(start_local: bool) -> None:
+    """Be part of the Ray cluster that is there; where there is none, start one in this process if ``start_local``."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError:
+        if not start_local:
+            raise Unavailable(
+                "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
+            ) from None
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+
+
+def start(settings: Settings) -> Cluster:
+    """Start the pipeline in the Ray cluster of this process, or find the one that runs there already."""
+    chosen = settings.public()
+    try:
+        cluster = connect()
+    except Unavailable:
+        pipeline = _pipeline_id(settings)
+        _actor(_ControllerActor, CONTROLLER, {}, pipeline, chosen)
+        cluster = connect()
+    if cluster.settings.root != settings.root:
+        raise ConfigurationError(
+            f"a pipeline runs here already, with root {cluster.settings.root}: stop it with `ringlog down` first"
+        )
+    cluster.await_leaders(START_DEADLINE_S)
+    return cluster
+
+
+def connect() -> Cluster:
+    """The pipeline that runs in the Ray cluster of this process. Raises `Unavailable`."""
+    return Cluster(find_actor(CONTROLLER))
+
+
+def _pipeline_id(settings: Settings) -> str:
+    """The id of the pipeline of this root, made when the root is first used; its number of shards never changes."""
+    store = open_store(settings.root, settings.storage_options())
+    made = {"id": uuid.uuid4().hex, "shards": settings.shards}
+    try:
+        store.compare_and_set(PIPELINE_KEY, orjson.dumps(made), 0)
+    except Conflict:
+        found = store.get(PIPELINE_KEY)
+        made = orjson.loads(found.value) if found else made
+    if made["shards"] != settings.shards:
+        raise ConfigurationError(
+            f"{settings.root} was made with shards={made['shards']}, not {settings.shards}: give that number, "
+            "or another root"
+        )
+    return str(made["id"])
+
+
+class Cluster:
+    """The control plane of one running pipeline, as a client sees it."""
+
+    def __init__(self, controller: RemoteActor) -> None:
+        self._controller = controller
+        self._router: RemoteActor | None = None
+        chosen = controller.call("chosen", timeout_s=START_DEADLINE_S)
+        self.settings = Settings(**chosen)
+        self.token: str = controller.call("token")
+
+    def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:
+        """The newest routes, as plain values."""
+        if self._router is None:
+            self._router = find_actor(ROUTER)
+        plain: dict[str, Any] = self._router.call("routes", dict(key_bytes))
+        return plain
+
+    def await_leaders(self, timeout_s: float) -> None:
+        """Wait until every shard is led. Raises `Unavailable`, saying which is not and why."""
+        deadline = time.monotonic() + timeout_s
+        pause = threading.Event()
+        while True:
+            try:
+                routes = self.routes({})
+            except Unavailable:
+                routes = {"shards": ["every shard"], "leaders": {}}
+            missing = set(routes["shards"]) - set(routes["leaders"])
+            if not missing:
+                return
+            if time.monotonic() >= deadline:
+                trouble = {name: shard["trouble"] for name, shard in self.status()["shards"].items()}
+                raise Unavailable(f"not led after {timeout_s:g} s: {sorted(missing)}; {trouble}")
+            pause.wait(_POLL_S)
+
+    def flush(self, timeout_s: float) -> None:
+        """Archive what is committed. Raises `Unavailable`."""
+        self._controller.call("flush", timeout_s, timeout_s=timeout_s + CALL_DEADLINE_S)
+
+    def status(self) -> dict[str, Any]:
+        """Every shard and shard actor."""
+        found: dict[str, Any] = self._controller.call("status")
+        return {"root": self.settings.root, "journal_dir": self.settings.journal_dir, **found}
+
+    def stop(self) -> None:
+        """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
+        names = (*shard_names(self.settings.shards), ROUTER, CONTROLLER)
+        self._controller.call("close", timeout_s=START_DEADLINE_S)
+        for name in reversed(names):  # the controller first: it would bring the others back
+            try:
+                ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+            except ValueError:
+                continue  # it is not there any more
+
+
+def process_fields() -> dict[str, Any]:
+    """What Ray knows of the calling code, as columns of a record; nothing outside Ray."""
+    if not ray.is_initialized():
+        return {}
+    context = ray.get_runtime_context()
+    in_task = context.worker.mode == ray.WORKER_MODE
+    return {
+        "ray_job_id": context.get_job_id(),
+        "ray_node_id": context.get_node_id(),
+        "ray_worker_id": context.get_worker_id(),
+        "ray_actor_id": context.get_actor_id(),
+        "ray_actor_name": context.get_actor_name() or None if context.get_actor_id() else None,
+        "ray_task_id": context.get_task_id() if in_task else None,
+        "ray_task_name": context.get_task_name() if in_task else None,
+    }

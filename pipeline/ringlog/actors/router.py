@@ -1,0 +1,54 @@
+"""The router: it hands out versioned routes and balances the ring. It is never on the path of the data."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ringlog.routing import Leading, LoadMeter, Routes, place_heavy_keys, rebalance
+
+
+class Router:
+    """Holds the routes. Clients ask for them; the controller tells who leads and what each shard has taken."""
+
+    def __init__(self, shards: Sequence[str], rebalance_interval_s: float) -> None:
+        self._interval_s = rebalance_interval_s
+        self._rebalanced = time.monotonic()
+        self._shard_loads: LoadMeter[str] = LoadMeter()
+        self._key_loads: LoadMeter[int] = LoadMeter()
+        self._taken: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._routes = Routes(time.time_ns(), tuple(shards), {}, dict.fromkeys(shards, 1.0))
+
+    def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:
+        """The newest routes as plain values; ``key_bytes`` is what the client sent for each key since it last asked."""
+        now = time.monotonic()
+        with self._lock:
+            for key, size in key_bytes.items():
+                self._key_loads.observe(key, size, now)
+            return self._routes.to_plain()
+
+    def publish(self, leaders: Mapping[str, Mapping[str, Any]], taken: Mapping[str, int]) -> None:
+        """Who leads which shard, and how many bytes each shard actor has taken since it began."""
+        now = time.monotonic()
+        leading = {shard: Leading(**one) for shard, one in leaders.items()}
+        with self._lock:
+            for shard, total in taken.items():
+                before = self._taken.get(shard, 0)
+                self._shard_loads.observe(shard, total - before if total >= before else total, now)
+                self._taken[shard] = total
+            changed = replace(self._routes, leaders=leading)
+            if leading and now - self._rebalanced >= self._interval_s:
+                self._rebalanced = now
+                changed = self._balanced(changed, now)
+            if asdict(changed) != asdict(self._routes):
+                self._routes = replace(changed, version=self._routes.version + 1)
+
+    def _balanced(self, routes: Routes, now: float) -> Routes:
+        loads = self._shard_loads.rates(now)
+        weights = {**routes.weights, **rebalance({one: routes.weights[one] for one in routes.leaders}, loads)}
+        balanced = replace(routes, weights=weights, loads={shard: round(load) for shard, load in loads.items()})
+        return replace(balanced, pins=place_heavy_keys(balanced.ring, self._key_loads.rates(now), routes.pins))

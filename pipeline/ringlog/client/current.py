@@ -1,0 +1,124 @@
+"""The pipeline that this process is connected to, behind the functions of the package."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pyarrow as pa
+
+from ringlog.actors import cluster
+from ringlog.client.pipeline import Ack, Pipeline
+from ringlog.client.ray_transport import RayTransport
+from ringlog.errors import RinglogError
+from ringlog.query import Result, read_table, run_sql
+from ringlog.settings import Settings
+
+_logger = logging.getLogger(__name__)
+_lock = threading.RLock()
+_current: Pipeline | None = None
+
+
+def start(root: str | None = None, **settings: Any) -> Pipeline:
+    """Start a pipeline in this Ray cluster, or find the one that runs; where there is no Ray, start it here.
+
+    ``root`` is a local folder or ``s3://bucket/prefix``; ``settings`` are those of `Settings`. Its actors outlive this
+    process where the Ray cluster does. Raises `ConfigurationError` or `Unavailable`.
+    """
+    chosen = Settings(**({"root": root} if root is not None else {}), **settings)
+    cluster.join_ray(start_local=True)
+    return _use(RayTransport(cluster.start(chosen)))
+
+
+def connect() -> Pipeline:
+    """The pipeline that runs in this Ray cluster; found once, then kept. Raises `Unavailable` when none runs."""
+    with _lock:
+        if _current is not None:
+            return _current
+        cluster.join_ray(start_local=False)
+        return _use(RayTransport(cluster.connect()))
+
+
+def submit_logs(records: Any, *, wait: bool = True, **options: Any) -> Ack | Future[Ack]:
+    """`Pipeline.submit_logs` of the pipeline of this Ray cluster."""
+    submit: Any = connect().submit_logs
+    acked: Ack | Future[Ack] = submit(records, wait=wait, **options)
+    return acked
+
+
+def flush(timeout_s: float = 60.0) -> None:
+    """`Pipeline.flush` of the pipeline of this Ray cluster."""
+    connect().flush(timeout_s)
+
+
+def sql(query: str, parameters: Any = None) -> Result:
+    """`Pipeline.sql` of the pipeline of this Ray cluster."""
+    return connect().sql(query, parameters)
+
+
+def search(text: str | None = None, **wanted: Any) -> Result:
+    """`Pipeline.search` of the pipeline of this Ray cluster."""
+    return connect().search(text, **wanted)
+
+
+def tail(text: str | None = None, **wanted: Any) -> Iterator[pa.RecordBatch]:
+    """`Pipeline.tail` of the pipeline of this Ray cluster."""
+    return connect().tail(text, **wanted)
+
+
+def table(root: str | None = None, query: str = "SELECT * FROM logs") -> Result:
+    """Read the table under ``root`` (default: that of the settings) with no cluster running at all.
+
+    Raises `ConfigurationError` where there is none, `InvalidQuery`, or `Unavailable`.
+    """
+    settings = Settings(**({"root": root} if root is not None else {}))
+    return run_sql(query, read_table(settings.table_url, settings.storage_options()))
+
+
+def status() -> dict[str, Any]:
+    """`Pipeline.status` of the pipeline of this Ray cluster."""
+    return connect().status()
+
+
+def stop() -> None:
+    """End the pipeline of this Ray cluster. What is not archived waits in the journals for the next start."""
+    global _current  # noqa: PLW0603  (one pipeline a process is what this module is for)
+    with _lock:
+        pipeline = connect()
+        _current = None
+        pipeline.stop()
+
+
+def _use(transport: RayTransport) -> Pipeline:
+    global _current  # noqa: PLW0603
+    with _lock:
+        if _current is not None:
+            _current.close()
+        _current = Pipeline(transport)
+        return _current
+
+
+def _leave() -> None:
+    """At exit: everything submitted is sent. Registered after Ray was imported, so it runs before Ray leaves."""
+    global _current  # noqa: PLW0603
+    pipeline, _current = _current, None
+    if pipeline is not None:
+        try:
+            pipeline.close()
+        except RinglogError as error:
+            _logger.error("at exit: %s", error)
+
+
+def _forget() -> None:
+    """A forked child has no threads: it connects anew when it first submits."""
+    global _current, _lock  # noqa: PLW0603
+    _current, _lock = None, threading.RLock()
+
+
+atexit.register(_leave)
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,24 @@
+"""Which shard actors keep a replica of which shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def shard_names(count: int) -> tuple[str, ...]:
+    """The names of ``count`` shards, which are also those of the shard actors.
+
+    >>> shard_names(2)
+    ('shard-0', 'shard-1')
+    """
+    return tuple(f"shard-{number}" for number in range(count))
+
+
+def members_of(shard: str, actors: Sequence[str], replicas: int) -> tuple[str, ...]:
+    """The ``replicas`` actors that keep ``shard``: the one of its name, which should lead it, and those after it.
+
+    >>> members_of("shard-2", ("shard-0", "shard-1", "shard-2", "shard-3"), 3)
+    ('shard-2', 'shard-3', 'shard-0')
+    """
+    first = actors.index(shard)
+    return tuple(actors[(first + step) % len(actors)] for step in range(replicas))
