@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -147,7 +147,7 @@ def _convert(
     return batch, problems
 
 
-Column = Sequence[Any] | pa.Array
+Column: TypeAlias = "Sequence[Any] | pa.Array"
 
 
 def _columns(records: Any, problems: Problems) -> tuple[dict[str, Column], int]:
@@ -352,7 +352,7 @@ def _micros(nanos: pa.Array) -> pa.Array:
 
 
 def _nanos(column: pa.Array) -> pa.Array:
-    """Nanoseconds of timestamps of any unit; without a zone they are UTC. Out of range: as Python values, to be told."""
+    """Nanoseconds of timestamps of any unit; without a zone they are UTC. Unchanged when one is out of range."""
     try:
         return column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
     except pa.ArrowInvalid:
@@ -385,7 +385,7 @@ def _check_sizes(batch: pa.RecordBatch, record_bytes_max: int, problems: Problem
         for column in batch.columns
         if pa.types.is_string(column.type) and column.null_count < len(column)
     ]
-    sizes = np.sum(lengths, axis=0, dtype=np.int64)
+    sizes = np.asarray(np.sum(lengths, axis=0, dtype=np.int64))
     for at in np.flatnonzero(sizes > record_bytes_max).tolist():
         problems.setdefault(
             at, f"it has {int(sizes[at])} bytes of text: {record_bytes_max} at most; cut it, or raise record_bytes_max"

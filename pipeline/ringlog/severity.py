@@ -28,10 +28,25 @@ _SYSLOG = (21, 19, 18, 17, 13, 10, 9, 5)
 # "panic" is zap's, not the old synonym of syslog's "emerg".
 _WORDS: dict[str, int] = {
     **{name.lower(): number for number, name in enumerate(SHORT_NAMES) if name},
-    "v": 1, "d": 5, "i": 9, "w": 13, "e": 17, "f": 21,
-    "verbose": 1, "success": 12, "warning": 13, "critical": 21,
-    "dpanic": 18, "panic": 19,
-    "informational": 9, "notice": 10, "err": 17, "crit": 18, "alert": 19, "emerg": 21, "emergency": 21,
+    "v": 1,
+    "d": 5,
+    "i": 9,
+    "w": 13,
+    "e": 17,
+    "f": 21,
+    "verbose": 1,
+    "success": 12,
+    "warning": 13,
+    "critical": 21,
+    "dpanic": 18,
+    "panic": 19,
+    "informational": 9,
+    "notice": 10,
+    "err": 17,
+    "crit": 18,
+    "alert": 19,
+    "emerg": 21,
+    "emergency": 21,
 }
 
 

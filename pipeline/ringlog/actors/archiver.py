@@ -14,7 +14,7 @@ from ringlog.replication import Entry
 from ringlog.replication.invariants import require
 from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
-from ringlog.storage import Flush, Snapshot, Table, write_segments
+from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
 
 _logger = logging.getLogger(__name__)
 
@@ -143,6 +143,6 @@ class Archiver:
 
         return list(takewhile(fits, (entry for entry in part.entries if entry.start >= stored)))
 
-    def _write(self, shard: str, entries: Sequence[Entry]) -> list[object]:
+    def _write(self, shard: str, entries: Sequence[Entry]) -> list[Segment]:
         batches = [with_position(unpack(entry.payload), shard, entry.start) for entry in entries]
-        return list(write_segments(self._table.objects, shard, entries[0].start, batches))
+        return write_segments(self._table.objects, shard, entries[0].start, batches)

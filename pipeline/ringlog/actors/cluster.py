@@ -65,7 +65,7 @@ class _ShardActor:
         sys.setswitchinterval(0.0005)
         settings = Settings(**chosen)
         token = find_actor(CONTROLLER).call("token", timeout_s=START_DEADLINE_S)
-        self._token = token
+        self._token: str = token
         self._host = ShardHost(
             actor,
             settings,
@@ -126,10 +126,9 @@ class _ControllerActor(Controller):
 def _known_token(names: tuple[str, ...]) -> str | None:
     for name in names:
         try:
-            token: str = find_actor(name).call("token")
+            return str(find_actor(name).call("token"))
         except Unavailable:
-            continue
-        return token
+            continue  # not there, or not any more
     return None
 
 
@@ -172,6 +171,11 @@ def join_ray(start_local: bool) -> None:
                 "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
             ) from None
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+
+
+def leave_ray() -> None:
+    """Leave the Ray cluster; a local one that was started in this process ends."""
+    ray.shutdown()
 
 
 def start(settings: Settings) -> Cluster:

@@ -1,4 +1,4 @@
-"""The controller: it keeps the shard actors there, every shard led, and the router told. It decides nothing for safety."""
+"""The controller: keeps the shard actors there, every shard led, the router told. Safety needs nothing of it."""
 
 from __future__ import annotations
 

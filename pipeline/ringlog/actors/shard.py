@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,12 +174,13 @@ class ShardHost:
         self._followers.close()
         self._inbox.put(None)
         self._thread.join()
-        self._server.shutdown()
         for link in self._links.values():
             link.close()
         for replica in self._replicas.values():
             replica.close()
         self._calls.shutdown()
+        # It waits for streams that other processes hold open; nothing of ours depends on it any more.
+        threading.Thread(target=self._server.shutdown, name="ringlog-shutdown", daemon=True).start()
 
     # The data plane: called from Flight's threads.
 
@@ -315,8 +317,7 @@ class ShardHost:
     def _reply(self, message: Any) -> None:
         """A replica answered a leader or a candidate of this actor."""
         shard = message.shard
-        if shard in self._takeovers:
-            self._step(shard, message)
+        self._step(shard, message)
         leader = self._leaders.get(shard)
         if leader is None:
             return
@@ -331,6 +332,8 @@ class ShardHost:
 
     def _step(self, shard: str, message: Any) -> None:
         """Feed a takeover; when it has opened, its leader begins."""
+        if shard not in self._takeovers:
+            return
         takeover, future = self._takeovers[shard]
         self._dispatch(shard, takeover.handle(message, time.monotonic()))
         if takeover.phase == "lost":
@@ -358,7 +361,7 @@ class ShardHost:
         """Send and reply at once: a leader and a takeover store nothing."""
         for message in output.send:
             if isinstance(message, CompareAndSet):
-                self._ask(shard, lambda change=message: self._compare_and_set(change))
+                self._ask(shard, partial(self._compare_and_set, message))
             elif isinstance(message, ReadStored):
                 self._ask(shard, lambda: Stored(shard, self._table.open_or_create().stored(shard)))
             else:
@@ -394,10 +397,10 @@ class ShardHost:
         def work() -> None:
             try:
                 answer = call()
-            except Exception:  # noqa: BLE001  (the takeover's caller hears it)
-                self._inbox.put(lambda: self._give_up(shard, error))
+            except Exception as error:  # noqa: BLE001  (the takeover's caller hears it)
+                self._inbox.put(partial(self._give_up, shard, error))
             else:
-                self._inbox.put(lambda: self._step(shard, answer) if shard in self._takeovers else None)
+                self._inbox.put(partial(self._step, shard, answer))
 
         self._calls.submit(work)
 

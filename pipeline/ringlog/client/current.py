@@ -11,11 +11,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from ringlog.actors import cluster
 from ringlog.client.pipeline import Ack, Pipeline
 from ringlog.client.ray_transport import RayTransport
-from ringlog.errors import RinglogError
+from ringlog.errors import ConfigurationError, RinglogError
 from ringlog.query import Result, read_table, run_sql
 from ringlog.settings import Settings
 
@@ -30,9 +31,19 @@ def start(root: str | None = None, **settings: Any) -> Pipeline:
     ``root`` is a local folder or ``s3://bucket/prefix``; ``settings`` are those of `Settings`. Its actors outlive this
     process where the Ray cluster does. Raises `ConfigurationError` or `Unavailable`.
     """
-    chosen = Settings(**({"root": root} if root is not None else {}), **settings)
+    chosen = settings_of(root, **settings)
     cluster.join_ray(start_local=True)
     return _use(RayTransport(cluster.start(chosen)))
+
+
+def settings_of(root: str | None, **settings: Any) -> Settings:
+    """The settings with these values chosen. Raises `ConfigurationError`, naming what is wrong."""
+    try:
+        return Settings(**(settings if root is None else {"root": root, **settings}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise ConfigurationError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def connect() -> Pipeline:
@@ -76,7 +87,7 @@ def table(root: str | None = None, query: str = "SELECT * FROM logs") -> Result:
 
     Raises `ConfigurationError` where there is none, `InvalidQuery`, or `Unavailable`.
     """
-    settings = Settings(**({"root": root} if root is not None else {}))
+    settings = settings_of(root)
     return run_sql(query, read_table(settings.table_url, settings.storage_options()))
 
 
@@ -105,7 +116,7 @@ def _use(transport: RayTransport) -> Pipeline:
 
 def _leave() -> None:
     """At exit: everything submitted is sent. Registered after Ray was imported, so it runs before Ray leaves."""
-    global _current  # noqa: PLW0603
+    global _current
     pipeline, _current = _current, None
     if pipeline is not None:
         try:
@@ -116,7 +127,7 @@ def _leave() -> None:
 
 def _forget() -> None:
     """A forked child has no threads: it connects anew when it first submits."""
-    global _current, _lock  # noqa: PLW0603
+    global _current, _lock
     _current, _lock = None, threading.RLock()
 
 

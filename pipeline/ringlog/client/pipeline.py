@@ -36,7 +36,7 @@ _ANSWER_MARGIN_S = 5.0
 
 @dataclass(frozen=True)
 class Ack:
-    """What was acknowledged: where the records are, and the level that was reached (``leader``, ``quorum``, ``stored``)."""
+    """Where the acknowledged records are, and the level that was reached (``leader``, ``quorum``, ``stored``)."""
 
     parts: tuple[Part, ...]
     level: Acks
@@ -196,7 +196,7 @@ class Pipeline:
         return self._transport.status()
 
     def close(self, timeout_s: float = EXIT_DEADLINE_S) -> None:
-        """Send what waits and let go; the pipeline itself runs on. Raises `Unavailable` when something is not acknowledged."""
+        """Send what waits and let go; the pipeline runs on. Raises `Unavailable` for what is not acknowledged."""
         if self._closed:
             return
         self._closed = True
@@ -283,5 +283,3 @@ def _then(sent: Future[list[Part]], make: Callable[[list[Part]], Ack]) -> Future
 
     sent.add_done_callback(settle)
     return acked
-
-

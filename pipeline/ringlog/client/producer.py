@@ -200,7 +200,7 @@ class Producer:
         step.send.extend(renewed.send)
 
     def _renew(self, now: float) -> Step:
-        """Begin a new epoch of this producer. What may have been stored under the old one is told so, not sent again."""
+        """Begin a new epoch of this producer; whoever waits for what may be stored under the old one is told so."""
         step = Step()
         again: list[Batch] = []
         for batch in self._pending:

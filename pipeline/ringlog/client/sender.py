@@ -99,8 +99,10 @@ class Sender:
         submission = Submission(Future(), batch.nbytes)
         with self._room:
             fits = self._room.wait_for(
-                lambda: self._held_bytes == 0
-                or self._held_bytes + submission.nbytes <= self._settings.client_buffer_bytes_max,
+                lambda: (
+                    self._held_bytes == 0
+                    or self._held_bytes + submission.nbytes <= self._settings.client_buffer_bytes_max
+                ),
                 wait_s,
             )
             if not fits:
@@ -154,16 +156,16 @@ class Sender:
         for shard, producer in self._producers.items():
             self._do(shard, producer.tick(now))
 
-    def _take(
-        self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool
-    ) -> None:
+    def _take(self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool) -> None:
         now = time.monotonic()
         if now - self._refreshed > REFRESH_S:
             self._refresh(0.0)
         try:
             assigned = self._routes.assign(batch, (random.random(), random.random()))
         except Unavailable as error:
-            self._await_leaders(error, deadline, lambda: self._take(batch, acks, deadline, submission, linger), submission)
+            self._await_leaders(
+                error, deadline, lambda: self._take(batch, acks, deadline, submission, linger), submission
+            )
             return
         self._measure(batch)
         pieces = [

@@ -123,12 +123,11 @@ class MemoryTransport:
     def tail(self, leading: Leading) -> TailReply:
         """Everything: nothing is ever archived."""
         batches = (
-            with_position(unpack(entry.payload), leading.shard, entry.start)
-            for entry in self._leader.committed_from(0)
+            with_position(unpack(entry.payload), leading.shard, entry.start) for entry in self._leader.committed_from(0)
         )
         return TailReply(leading.shard, 1, 0, self._leader.committed, batches)
 
-    def follow(self, leading: Leading, start: int | None) -> tuple[TailReply, Callable[[], None]]:
+    def follow(self, leading: Leading, start: int | None) -> tuple[TailReply, Callable[[], None]]:  # noqa: ARG002
         """Not offered in memory: read with ``sql`` or ``search``."""
         raise Unavailable(f"{leading.shard} is in memory: it cannot be followed; read it with sql() or search()")
 

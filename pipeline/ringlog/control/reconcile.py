@@ -67,5 +67,7 @@ class Reconciler:
 
 def leader_of(shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The actor that leads ``shard`` in the highest epoch; None when nobody says so."""
-    leading = [(status["leading"][shard]["epoch"], actor) for actor, status in statuses.items() if shard in status["leading"]]
+    leading = [
+        (status["leading"][shard]["epoch"], actor) for actor, status in statuses.items() if shard in status["leading"]
+    ]
     return max(leading)[1] if leading else None

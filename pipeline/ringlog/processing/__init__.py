@@ -6,6 +6,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from ringlog.processing.lines import Recognised, recognise
+
+__all__ = ["Processor", "Recognised", "recognise"]
+
 
 class Processor(Protocol):
     """A batch in, a batch out, both of `ringlog.schema.RECORD_SCHEMA`; it may drop, change or add records."""

@@ -24,7 +24,7 @@ _VIEW_HOT = "CREATE VIEW logs AS SELECT * FROM hot"
 
 
 def run_sql(query: str, cut: Cut, parameters: Any = None) -> Result:
-    """Run one SELECT (or EXPLAIN) over the view ``logs``. Raises `InvalidQuery`, with DuckDB's reason, for anything else.
+    """Run one SELECT (or EXPLAIN) over the view ``logs``. Raises `InvalidQuery`, with the reason, for anything else.
 
     The table is scanned lazily: DuckDB hands its filters and columns down, so that only the files, row groups and
     columns that the query needs are read.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Union
 
 from ringlog.replication.invariants import require
 from ringlog.replication.messages import Entry, Producers
@@ -48,7 +47,7 @@ class Superseded:
     producer_epoch: int
 
 
-Verdict = Union[New, Known, Expected, Evicted, Superseded]
+Verdict = New | Known | Expected | Evicted | Superseded
 
 
 class _Producer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 Boundary = tuple[int, int]
 """``(epoch, start)``: the offset at which that epoch began."""
@@ -205,9 +205,9 @@ class Fenced:
     promised: int
 
 
-Request = Union[Append, Seal, Fetch, Join, Confirm, Trim]
-Reply = Union[Appended, Sealed, Entries, Joined, Confirmed, Fenced]
-Message = Union[Request, Reply]
+Request = Append | Seal | Fetch | Join | Confirm | Trim
+Reply = Appended | Sealed | Entries | Joined | Confirmed | Fenced
+Message = Request | Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,8 @@ class ShardState:
     """What the metadata store decides about one shard, changed by compare-and-set only.
 
     ``members`` are the replicas of the last epoch that **opened**; a claim leaves them untouched, and they are replaced
-    in the same write that opens a newer epoch. ``claimant`` is the shard actor that claimed, or opened, it. ``nonce`` tells one's own
-    write from another's when an answer was lost.
+    in the same write that opens a newer epoch. ``claimant`` is the shard actor that claimed it. ``nonce`` tells one's
+    own write from another's when an answer was lost.
     """
 
     shard: str

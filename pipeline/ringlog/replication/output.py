@@ -7,7 +7,7 @@ it, is durable.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from ringlog.replication.messages import Boundary, Entry, Producers
 
@@ -47,7 +47,7 @@ class Replace:
     entries: tuple[Entry, ...]
 
 
-StoreOp = Union[Promise, Write, Discard, Replace]
+StoreOp = Promise | Write | Discard | Replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Confirmation:
     entries: tuple[Entry, ...]
 
 
-Answer = Union[Accepted, Full, Refused, Deposed, Confirmation]
+Answer = Accepted | Full | Refused | Deposed | Confirmation
 
 
 @dataclass(frozen=True, slots=True)

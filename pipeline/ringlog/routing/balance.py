@@ -46,7 +46,7 @@ class LoadMeter(Generic[T]):
 
     def _decayed(self, one: T, now_s: float) -> float:
         total, since = self._sums.get(one, (0.0, now_s))
-        return total * 0.5 ** (max(0.0, now_s - since) / HALF_LIFE_S)
+        return float(total * 0.5 ** (max(0.0, now_s - since) / HALF_LIFE_S))
 
 
 def rebalance(weights: Mapping[str, float], loads: Mapping[str, float]) -> dict[str, float]:

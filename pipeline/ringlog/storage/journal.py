@@ -15,6 +15,7 @@ else that does not read back is a `CorruptionError`.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import time
@@ -73,6 +74,7 @@ class Journal:
             _sync_parents(folder)
         self._lock = _lock(folder / "lock")
         self._generation = 1
+        self._kept: dict[str, Any] = {}
         self.state = self._load(shard, fsync)
 
     def apply(self, ops: Sequence[StoreOp]) -> None:
@@ -137,7 +139,7 @@ class Journal:
         self.sync()
         self._keep(trimmed=op.trimmed, boundaries=op.boundaries, producers=op.producers)
         paths = self._paths()
-        for path, following in zip(paths, paths[1:], strict=False):
+        for path, following in itertools.pairwise(paths):
             if _start_of(following) <= op.trimmed:  # the last file stays: it is the one being written
                 path.unlink()
 
@@ -196,7 +198,7 @@ class Journal:
             }
         if kept["shard"] != shard:
             raise CorruptionError(f"{self.folder} is a journal of {kept['shard']}, not of {shard}")
-        self._kept: dict[str, Any] = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
+        self._kept = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
         self._generation = kept["generation"]
         self._write_state(self._kept)
         self._remove_other_generations()
@@ -244,8 +246,8 @@ class Journal:
 def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
     """The entries of one entry file, each checked.
 
-    With ``cut``, what a crash tore off the end is removed from the file. Raises `CorruptionError` for anything else that
-    does not read back: a bad spot with good entries behind it was not made by a crash.
+    With ``cut``, what a crash tore off the end is removed from the file. Raises `CorruptionError` for anything else
+    that does not read back: a bad spot with good entries behind it was not made by a crash.
     """
     data = path.read_bytes()
     good = 0

@@ -65,7 +65,7 @@ class Server(fl.FlightServerBase):  # type: ignore[misc]
         self._handler = handler
         self.location = f"grpc://{host}:{self.port}"
 
-    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ARG002
         """Hand each frame to the handler; a thread of the stream's own writes the answers."""
         kind = descriptor.command.decode()
         outgoing = _Outgoing(writer.write_metadata)
@@ -97,7 +97,7 @@ class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
 
-    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> None:
+    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> None:  # noqa: ARG002
         given = next(iter(headers.get("authorization", [])), "")
         if not hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected):
             raise fl.FlightUnauthenticatedError("this pipeline wants its own token: connect through ringlog.connect()")
