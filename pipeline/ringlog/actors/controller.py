@@ -44,10 +44,8 @@ class Controller:
         self._token = secrets.token_hex(32)
         self._summon = summon
         self._shards: dict[str, Remote] = {}
-        self._statuses: dict[str, dict[str, Any]] = {}
         self._trouble: dict[str, str] = {}
         self._busy: set[str] = set()
-        self._lock = threading.Lock()
         self._closed = threading.Event()
         self._calls = ThreadPoolExecutor(2 * len(actors) + 2, thread_name_prefix="ringlog-call")
         self._thread = threading.Thread(target=self._run, name="ringlog-controller", daemon=True)
@@ -64,8 +62,7 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
-        with self._lock:
-            statuses, trouble = dict(self._statuses), dict(self._trouble)
+        statuses, trouble = self._observe(), dict(self._trouble)
         shards = {}
         for shard in self._reconciler.actors:
             leader = leader_of(shard, statuses)
@@ -115,9 +112,18 @@ class Controller:
         for actor in self._reconciler.actors:
             if actor not in self._shards:
                 self._shards[actor] = self._summon(actor)
+        statuses = self._observe()
+        self._publish(statuses)
+        for takeover in self._reconciler.decide(statuses, time.monotonic()):
+            if takeover.shard not in self._busy:
+                self._busy.add(takeover.shard)
+                self._calls.submit(self._take_over, takeover, statuses)
+
+    def _observe(self) -> dict[str, dict[str, Any]]:
+        """The status of every shard actor that answers in time."""
         calls = {
             actor: self._calls.submit(shard.call, "status", timeout_s=CALL_DEADLINE_S)
-            for actor, shard in self._shards.items()
+            for actor, shard in list(self._shards.items())
         }
         statuses: dict[str, dict[str, Any]] = {}
         for actor, call in calls.items():
@@ -125,13 +131,7 @@ class Controller:
                 statuses[actor] = call.result()
             except RinglogError as error:
                 _logger.debug("%s does not answer: %s", actor, error)
-        with self._lock:
-            self._statuses = statuses
-        self._publish(statuses)
-        for takeover in self._reconciler.decide(statuses, time.monotonic()):
-            if takeover.shard not in self._busy:
-                self._busy.add(takeover.shard)
-                self._calls.submit(self._take_over, takeover, statuses)
+        return statuses
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         leaders = {}

@@ -83,7 +83,7 @@ def _submit(pipeline: ringlog.Pipeline, batches: Iterator[Any]) -> int:
             live.update(_path(tally.accepted, pipeline))
         tally.settle()
         live.update(_path(tally.accepted, pipeline))
-    _say(f"   {tally.accepted} records acknowledged in {time.monotonic() - began:.2f} s")
+    _say(f"\n   {tally.accepted} records acknowledged in {time.monotonic() - began:.2f} s")
     return tally.accepted
 
 

@@ -134,6 +134,8 @@ class Sender:
         self._thread.join()
         for connection in self._connections.values():
             connection.close()
+        for connection in self._connections.values():
+            connection.join()
 
     # Everything below runs in the sender's thread.
 

@@ -32,7 +32,10 @@ class Connection(Protocol):
         """Put a frame on its way; never waits."""
 
     def close(self) -> None:
-        """End the stream."""
+        """End the stream; never waits."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
 
 
 class Transport(Protocol):
@@ -185,3 +188,6 @@ class _MemoryConnection:
 
     def close(self) -> None:
         """Nothing to end."""
+
+    def join(self) -> None:
+        """Nothing to wait for."""

@@ -43,8 +43,6 @@ from ringlog.replication.output import (
 )
 from ringlog.replication.replica import Replica, ReplicaState
 from ringlog.replication.takeover import (
-    METADATA,
-    TABLE,
     Claimed,
     CompareAndSet,
     Opened,
@@ -54,8 +52,6 @@ from ringlog.replication.takeover import (
 )
 
 __all__ = [
-    "METADATA",
-    "TABLE",
     "Accepted",
     "Answer",
     "Append",

@@ -30,8 +30,6 @@ from ringlog.replication.messages import (
 from ringlog.replication.output import NOTHING, Output
 from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_boundaries
 
-METADATA = "metadata"
-TABLE = "table"
 
 RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""

@@ -27,6 +27,7 @@ Send = Callable[[bytes], None]
 
 TAIL_DEADLINE_S = 10.0
 """How long a read of one shard's tail may take before its answer begins."""
+CLOSE_DEADLINE_S = 1.0
 LINK_FRAMES_MAX = 16
 """How many frames may wait for a peer that does not take them; more are dropped, and sent again when it is back."""
 _RECONNECT_S = 0.2
@@ -68,7 +69,7 @@ class Server(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ARG002
         """Hand each frame to the handler; a thread of the stream's own writes the answers."""
         kind = descriptor.command.decode()
-        outgoing = _Outgoing(writer.write_metadata)
+        outgoing = _Outgoing(writer.write_metadata, lambda: None)
         try:
             for piece in reader:
                 self._handler.frame(kind, memoryview(piece.app_metadata), outgoing.put)
@@ -76,6 +77,7 @@ class Server(fl.FlightServerBase):  # type: ignore[misc]
             return  # the other side is gone; it asks again on another stream
         finally:
             outgoing.close()
+            outgoing.join()
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """A tail, or the records that follow one."""
@@ -106,8 +108,9 @@ class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 class _Outgoing:
     """Frames on their way out, written by one thread, so that nobody who sends ever waits for the network."""
 
-    def __init__(self, write: Callable[[Any], None]) -> None:
+    def __init__(self, write: Callable[[Any], None], end: Callable[[], None]) -> None:
         self._write = write
+        self._end = end
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._broken = False
         self._thread = threading.Thread(target=self._run, name="ringlog-stream-out", daemon=True)
@@ -118,18 +121,22 @@ class _Outgoing:
             self._frames.put(frame)
 
     def close(self) -> None:
+        """No more frames; those that wait are still written."""
         self._frames.put(None)
+
+    def join(self) -> None:
+        self._thread.join(CLOSE_DEADLINE_S)
 
     def waiting(self) -> int:
         return self._frames.qsize()
 
     def _run(self) -> None:
-        while (frame := self._frames.get()) is not None:
-            try:
+        try:
+            while (frame := self._frames.get()) is not None:
                 self._write(frame)
-            except (pa.ArrowException, OSError):  # whoever waits for an answer hears from the reading side
-                self._broken = True
-                return
+            self._end()
+        except (pa.ArrowException, OSError):  # whoever waits for an answer hears from the reading side
+            self._broken = True
 
 
 def _options(token: str, timeout_s: float | None = None) -> Any:
@@ -157,7 +164,7 @@ class Stream:
         )
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._outgoing = _Outgoing(self._writer.write_metadata)
+        self._outgoing = _Outgoing(self._writer.write_metadata, self._writer.done_writing)
         self._thread = threading.Thread(target=self._read, name="ringlog-stream-in", daemon=True)
         self._thread.start()
 
@@ -170,9 +177,16 @@ class Stream:
         return self._outgoing.waiting()
 
     def close(self) -> None:
-        """End the stream."""
+        """End the stream once what waits is written; never waits itself."""
         self._outgoing.close()
-        self._reader.cancel()
+        threading.Thread(target=self.join, name="ringlog-stream-end", daemon=True).start()
+
+    def join(self) -> None:
+        """Wait until the stream has ended; a side that does not answer is not waited for long."""
+        self._outgoing.join()
+        self._thread.join(CLOSE_DEADLINE_S)
+        if self._thread.is_alive():
+            self._reader.cancel()
 
     def _read(self) -> None:
         try:
