@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ringlog.errors import ConfigurationError, CorruptionError
+from ringlog.replication import Discard, Entry, Promise, Replace, ReplicaState, Write
+from ringlog.schema import RECORD_SCHEMA, pack, unpack
+from ringlog.settings import Fsync
+from ringlog.storage import Journal, journal
+
+SHARD = "shard-0"
+
+
+def entry(number: int, epoch: int = 1) -> Entry:
+    payload = pack(pa.RecordBatch.from_pylist([{"body": f"record {number}"}] * 10, schema=RECORD_SCHEMA))
+    return Entry.make(epoch, 10 * number, 10 * number + 10, "p", 0, number, payload)
+
+
+def opened(folder: Path, fsync: Fsync = "group", file_bytes_max: int = 10**6) -> Journal:
+    return Journal(folder, SHARD, fsync, file_bytes_max)
+
+
+def written(folder: Path, count: int, fsync: Fsync = "group", file_bytes_max: int = 10**6) -> ReplicaState:
+    """A journal with a log of ``count`` entries, left as a process that was killed leaves it."""
+    made = opened(folder, fsync, file_bytes_max)
+    made.apply([Replace(1, 1, 0, ((1, 0),), {}, ())])
+    for number in range(count):
+        made.apply([Write((entry(number),))])
+        made.sync()
+    killed(made)
+    return opened_state(folder, fsync)
+
+
+def killed(one: Journal) -> None:
+    """Let go of the files without saying so."""
+    os.close(one._lock)
+
+
+def opened_state(folder: Path, fsync: Fsync = "group") -> ReplicaState:
+    again = opened(folder, fsync)
+    killed(again)
+    return again.state
+
+
+def entry_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.arrows"))
+
+
+def test_a_new_journal_is_empty_and_keeps_its_id(tmp_path: Path) -> None:
+    first = opened_state(tmp_path / "j")
+    assert (first.promised, first.entries) == (0, ())
+    assert opened_state(tmp_path / "j").id == first.id
+
+
+def test_everything_applied_is_there_after_a_kill(tmp_path: Path) -> None:
+    one = opened(tmp_path)
+    one.apply([Replace(2, 2, 10, ((1, 0), (2, 10)), {"p": [0, [[0, 0, 10]]]}, ())])
+    one.apply([Write((entry(1, epoch=2), entry(2, epoch=2))), Promise(4), Write((entry(3, epoch=2),))])
+    one.sync()
+    killed(one)
+    state = opened_state(tmp_path)
+    assert state.entries == tuple(entry(number, epoch=2) for number in (1, 2, 3))
+    assert (state.promised, state.log_epoch, state.trimmed, state.boundaries) == (4, 2, 10, ((1, 0), (2, 10)))
+    assert state.producers == {"p": [0, [[0, 0, 10]]]}
+
+
+def test_files_rotate_and_trimming_deletes_whole_ones(tmp_path: Path) -> None:
+    written(tmp_path, 20, file_bytes_max=4000)
+    assert len(entry_files(tmp_path)) > 3
+    one = opened(tmp_path, file_bytes_max=4000)
+    one.apply([Discard(150, ((1, 0),), {})])
+    killed(one)
+    state = opened_state(tmp_path)
+    assert (state.trimmed, [kept.start for kept in state.entries]) == (150, [150, 160, 170, 180, 190])
+    assert len(entry_files(tmp_path)) < 4
+
+
+def test_replacing_a_log_is_all_or_nothing(tmp_path: Path) -> None:
+    before = written(tmp_path, 3)
+    one = opened(tmp_path)
+    one.apply([Replace(3, 3, 0, ((1, 0), (3, 20)), {}, (entry(0), entry(1), entry(2, epoch=3)))])
+    killed(one)
+    after = opened_state(tmp_path)
+    assert after.entries == (entry(0), entry(1), entry(2, epoch=3))
+    assert after.id == before.id
+
+
+def test_a_new_generation_that_was_not_named_yet_does_not_count(tmp_path: Path) -> None:
+    before = written(tmp_path, 3)
+    (current,) = entry_files(tmp_path)
+    current.with_name("00000009-00000000000000000000.arrows").write_bytes(current.read_bytes())
+    assert opened_state(tmp_path) == before
+    assert len(entry_files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("lost", [1, 100, 1000])
+def test_a_torn_tail_is_cut(tmp_path: Path, lost: int) -> None:
+    written(tmp_path, 3)
+    (path,) = entry_files(tmp_path)
+    path.write_bytes(path.read_bytes()[:-lost])
+    assert [kept.start for kept in opened_state(tmp_path).entries] == [0, 10]
+    assert [kept.start for kept in opened_state(tmp_path).entries] == [0, 10], "the cut itself is kept"
+
+
+def test_a_tail_of_zeros_is_cut(tmp_path: Path) -> None:
+    before = written(tmp_path, 2)
+    (path,) = entry_files(tmp_path)
+    path.write_bytes(path.read_bytes() + bytes(4096))
+    assert opened_state(tmp_path).entries == before.entries
+
+
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6])
+def test_a_changed_byte_before_the_tail_is_loud(tmp_path: Path, place: float) -> None:
+    written(tmp_path, 10)
+    (path,) = entry_files(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 0x10
+    path.write_bytes(data)
+    try:
+        kept = opened_state(tmp_path).entries
+    except CorruptionError as error:
+        assert str(path) in str(error)
+    else:  # padding between buffers holds nothing: then nothing may be missing either
+        assert len(kept) == 10
+
+
+def test_a_changed_payload_is_found_by_its_checksum(tmp_path: Path) -> None:
+    written(tmp_path, 3)
+    (path,) = entry_files(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"record 1", b"record X", 1))
+    with pytest.raises(CorruptionError, match="rejoins as empty"):
+        opened(tmp_path)
+
+
+def test_a_bad_file_before_the_last_is_loud_wherever_it_ends(tmp_path: Path) -> None:
+    written(tmp_path, 20, file_bytes_max=4000)
+    first = entry_files(tmp_path)[0]
+    first.write_bytes(first.read_bytes()[:-10])
+    with pytest.raises(CorruptionError):
+        opened(tmp_path)
+
+
+def test_a_changed_state_is_loud(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    path = tmp_path / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"promised":1', b'"promised":0'))
+    with pytest.raises(CorruptionError, match="checksum"):
+        opened(tmp_path)
+
+
+def test_entries_without_a_state_are_loud(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(CorruptionError, match=r"state\.json"):
+        opened(tmp_path)
+
+
+def test_a_journal_of_another_shard_is_refused(tmp_path: Path) -> None:
+    opened_state(tmp_path)
+    with pytest.raises(CorruptionError, match="shard-9"):
+        Journal(tmp_path, "shard-9", "group", 10**6)
+
+
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LOCK_WAIT_S", 0.1)
+    one = opened(tmp_path)
+    with pytest.raises(ConfigurationError, match="in use"):
+        opened(tmp_path)
+    one.close()
+    killed(opened(tmp_path))
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_without_group_fsync_a_reboot_makes_it_somebody_new(
+    tmp_path: Path, fsync: Fsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written(tmp_path, 2, fsync)
+    assert opened_state(tmp_path, fsync).id == before.id, "a killed process loses nothing that was written"
+    monkeypatch.setattr(journal, "_boot_id", lambda: "another boot")
+    after = opened_state(tmp_path, fsync)
+    assert after.id != before.id
+    assert (after.promised, after.entries) == (0, ())
+    assert list(tmp_path.glob("lost-*/*.arrows")), "what was there is set aside, not deleted"
+
+
+def test_with_group_fsync_or_a_clean_end_a_reboot_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = written(tmp_path / "group", 2)
+    clean = opened(tmp_path / "clean", "never")
+    clean.close()
+    monkeypatch.setattr(journal, "_boot_id", lambda: "another boot")
+    assert opened_state(tmp_path / "group") == group
+    assert opened_state(tmp_path / "clean", "never").id == clean.state.id
+
+
+def test_a_full_disk_raises_and_answers_nothing(tmp_path: Path) -> None:
+    """A file size limit stands in for the disk's: the same error from the same call."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from ringlog.replication import Entry, Replace, Write
+from ringlog.storage import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+one = Journal(Path({str(tmp_path)!r}), "shard-0", "group", 10**9)
+one.apply([Replace(1, 1, 0, ((1, 0),), {{}}, ())])
+one.apply([Write((Entry.make(1, 0, 1, "p", 0, 0, b"x" * 1000),))])
+one.sync()
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    one.apply([Write((Entry.make(1, 1, 2, "p", 0, 1, b"x" * 20000),))])
+except OSError as error:
+    print("refused", error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("refused 27")
+    assert [kept.start for kept in opened_state(tmp_path).entries] == [0], "the half-written entry is cut"
+
+
+def test_anybody_can_read_a_journal_with_pyarrow(tmp_path: Path) -> None:
+    written(tmp_path, 3)
+    (path,) = entry_files(tmp_path)
+    table = pa.ipc.open_stream(path).read_all()
+    assert table["start"].to_pylist() == [0, 10, 20]
+    records = pa.ipc.open_stream(table["payload"][1].as_py()).read_all()
+    assert records["body"].to_pylist() == ["record 1"] * 10
+    assert unpack(table["payload"][1].as_py())["body"][0].as_py() == "record 1"
