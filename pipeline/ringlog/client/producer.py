@@ -190,7 +190,8 @@ class Producer:
 
     def _give_up(self, clean: Batch, now: float, step: Step) -> None:
         """``clean`` was surely not stored; so nothing with a later sequence was, and those may go under a new epoch."""
-        step.results.append((clean.caller, self._reason))
+        if not clean.told:
+            step.results.append((clean.caller, self._reason))
         for batch in self._pending:
             if batch.sequence >= clean.sequence:
                 batch.on_its_way = batch.doubtful = False

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+from ringlog.control import Reconciler, TakeOver, members_of, shard_names
+from ringlog.control.reconcile import PATIENCE_S, leader_of
+
+ACTORS = shard_names(3)
+ALL = set(ACTORS)
+
+
+def statuses(alive: set[str], **leading: tuple[str, int, set[str]]) -> dict[str, dict[str, Any]]:
+    """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4."""
+    found: dict[str, dict[str, Any]] = {actor: {"leading": {}} for actor in alive}
+    for name, (actor, epoch, members) in leading.items():
+        found[actor]["leading"][name.replace("_", "-")] = {"epoch": epoch, "members": dict.fromkeys(members, {})}
+    return found
+
+
+def led(members: set[str] = ALL) -> dict[str, tuple[str, int, set[str]]]:
+    return {f"shard_{number}": (f"shard-{number}", 1, members) for number in range(3)}
+
+
+def reconciler() -> Reconciler:
+    return Reconciler(ACTORS, 3, 2)
+
+
+def test_every_shard_is_opened_by_the_actor_of_its_name_once_all_are_there() -> None:
+    takeovers = reconciler().decide(statuses(ALL), 0.0)
+    assert takeovers == [TakeOver(shard, shard, members_of(shard, ACTORS, 3)) for shard in ACTORS]
+
+
+def test_a_led_and_complete_cluster_is_left_alone() -> None:
+    assert reconciler().decide(statuses(ALL, **led()), 0.0) == []
+
+
+def test_a_missing_actor_is_waited_for_but_not_for_ever() -> None:
+    one = reconciler()
+    alive = {"shard-0", "shard-1"}
+    assert one.decide(statuses(alive), 0.0) == []
+    takeovers = one.decide(statuses(alive), PATIENCE_S)
+    assert {takeover.shard: takeover.candidate for takeover in takeovers} == {
+        "shard-0": "shard-0",
+        "shard-1": "shard-1",
+        "shard-2": "shard-0",
+    }
+
+
+def test_without_a_quorum_nothing_is_tried() -> None:
+    one = reconciler()
+    one.decide(statuses({"shard-0"}), 0.0)
+    assert one.decide(statuses({"shard-0"}), 100.0) == []
+
+
+def test_a_leader_that_died_is_replaced() -> None:
+    one = reconciler()
+    left = {name: value for name, value in led().items() if name != "shard_2"}
+    alive = {"shard-0", "shard-1"}
+    one.decide(statuses(alive, **left), 0.0)
+    assert one.decide(statuses(alive, **left), PATIENCE_S) == [TakeOver("shard-2", "shard-0", ("shard-0", "shard-1"))]
+
+
+def test_a_shard_that_opened_with_fewer_members_is_completed_by_its_leader() -> None:
+    one = reconciler()
+    short = led({"shard-0", "shard-1"})
+    assert one.decide(statuses(ALL, **short), 0.0) == []
+    takeovers = one.decide(statuses(ALL, **short), PATIENCE_S)
+    assert [takeover.candidate for takeover in takeovers] == list(ACTORS)
+    assert all(set(takeover.members) == ALL for takeover in takeovers)
+
+
+def test_failed_takeovers_are_tried_ever_more_rarely() -> None:
+    one = reconciler()
+    tries = []
+    now = 0.0
+    for _ in range(2000):
+        now += 0.1
+        if one.decide(statuses({"shard-0", "shard-1"}), now):
+            tries.append(now)
+            for shard in ACTORS:
+                one.failed(shard, now)
+    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    assert gaps[0] < 2.0
+    assert gaps[-1] > 10.0
+
+
+def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:
+    found = statuses(ALL, shard_0=("shard-1", 4, ALL))
+    found["shard-2"]["leading"]["shard-0"] = {"epoch": 5, "members": {}}
+    assert leader_of("shard-0", found) == "shard-2"
+    assert leader_of("shard-1", found) is None
