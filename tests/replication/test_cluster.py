@@ -122,7 +122,15 @@ class World:
             self.opened += 1
             log = list(opened.entries)
             self.leaders[actor] = Leader(
-                SHARD, takeover.epoch, opened.state.members, 2, f"id-{actor}", opened.trimmed, log, opened.producers, 10**6
+                SHARD,
+                takeover.epoch,
+                opened.state.members,
+                2,
+                f"id-{actor}",
+                opened.trimmed,
+                log,
+                opened.producers,
+                10**6,
             )
             self.check(self.leaders[actor])
 

@@ -46,7 +46,9 @@ def joined(entries: tuple[Entry, ...] = (), epoch: int = 1) -> Replica:
     return replica
 
 
-def append(start: int, entries: tuple[Entry, ...], epoch: int = 1, trimmed: int = 0, producers: object = None) -> Append:
+def append(
+    start: int, entries: tuple[Entry, ...], epoch: int = 1, trimmed: int = 0, producers: object = None
+) -> Append:
     return Append(SHARD, ID, epoch, start, entries, 0, trimmed, producers)  # type: ignore[arg-type]
 
 

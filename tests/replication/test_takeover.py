@@ -137,7 +137,11 @@ def joining() -> tuple[Takeover, tuple[Join, ...]]:
 
 def test_a_member_that_agrees_up_to_some_point_gets_only_the_rest() -> None:
     _, joins = joining()
-    assert {join.receiver: (join.start, len(join.entries)) for join in joins} == {"a": (10, 1), "b": (20, 0), "c": (0, 2)}
+    assert {join.receiver: (join.start, len(join.entries)) for join in joins} == {
+        "a": (10, 1),
+        "b": (20, 0),
+        "c": (0, 2),
+    }
     assert all(join.boundaries == ((4, 0), (5, 20)) for join in joins)
 
 
@@ -195,5 +199,3 @@ def test_a_higher_promise_anywhere_ends_it() -> None:
     one.handle(Fenced(SHARD, "b", 5, 6), 0.0)
     assert one.phase == "lost"
     assert one.handle(sealed("a", 4, 0), 0.0).send == ()
-
-

@@ -20,9 +20,7 @@ def routes(led: tuple[str, ...] = SHARDS, **fields: object) -> Routes:
 
 
 def batch(services: list[str | None]) -> pa.RecordBatch:
-    rows = [
-        {"body": str(number), "service": service, "tenant": "default"} for number, service in enumerate(services)
-    ]
+    rows = [{"body": str(number), "service": service, "tenant": "default"} for number, service in enumerate(services)]
     return pa.RecordBatch.from_pylist(rows, schema=RECORD_SCHEMA)
 
 
@@ -61,7 +59,11 @@ def test_keyless_records_go_together_to_the_lighter_of_two(draw: tuple[float, fl
 
 def test_a_shard_without_a_leader_gets_nothing_and_the_others_keep_their_keys() -> None:
     services = [f"s{number}" for number in range(200)]
-    full = {service: shard for shard, part in routes().assign(batch(services), (0, 0)) for service in part["service"].to_pylist()}
+    full = {
+        service: shard
+        for shard, part in routes().assign(batch(services), (0, 0))
+        for service in part["service"].to_pylist()
+    }
     less = {
         service: shard
         for shard, part in routes(("shard-0", "shard-2")).assign(batch(services), (0, 0))

@@ -25,7 +25,7 @@ class Result:
 
     def df(self) -> Any:
         """As a pandas DataFrame; needs pandas."""
-        return self.relation.df()
+        return self.arrow().to_pandas()
 
     to_pandas = df
 

@@ -59,6 +59,7 @@ class Filter:
         if self.text is not None:
             found.append(("contains(lower(body), lower(?))", self.text))
         if self.regex is not None:
+            self._check_regex()
             found.append(("regexp_matches(body, ?)", self.regex))
         for name in ("service", "tenant", "trace_id"):
             if getattr(self, name) is not None:
@@ -78,10 +79,8 @@ class Filter:
         if self.text is not None:
             masks.append(pc.match_substring(batch["body"], self.text, ignore_case=True))
         if self.regex is not None:
-            try:
-                masks.append(pc.match_substring_regex(batch["body"], self.regex))
-            except pa.ArrowInvalid as error:
-                raise InvalidQuery(f"{self.regex!r} is no pattern: {error}") from error
+            self._check_regex()
+            masks.append(pc.match_substring_regex(batch["body"], self.regex))
         for name in ("service", "tenant", "trace_id"):
             if getattr(self, name) is not None:
                 masks.append(pc.equal(batch[name], getattr(self, name)))
@@ -93,6 +92,13 @@ class Filter:
         if not masks:
             return batch
         return batch.filter(functools.reduce(pc.and_, masks))
+
+    def _check_regex(self) -> None:
+        """DuckDB and Arrow both use RE2, so a pattern that is one here is one there."""
+        try:
+            pc.match_substring_regex(pa.array([""]), self.regex)
+        except pa.ArrowInvalid as error:
+            raise InvalidQuery(f"{self.regex!r} is no pattern: {error}") from error
 
     def _has(self, text: str | None) -> bool:
         attributes = orjson.loads(text) if text else {}

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from table_rows import DAY_NS, NOON, rows
+
+from ringlog.errors import InvalidQuery
+from ringlog.query import Cut, Tail, run_sql, take_cut
+from ringlog.storage import Flush, Table, write_segments
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("table")
+
+
+@pytest.fixture(scope="module")
+def cut(folder: Path) -> Cut:
+    """Three days in the table, a fourth in the tail; 100 records each."""
+    table = Table(str(folder / "logs"), {})
+    snapshot = table.open_or_create()
+    for day in range(3):
+        batch = rows("s", 100 * day, 100, times=[NOON + day * DAY_NS + number for number in range(100)])
+        segments = write_segments(table.objects, "s", 100 * day, [batch])
+        snapshot = table.commit(snapshot, [Flush("s", 100 * day, 100 * day + 100, segments)])
+    hot = rows("s", 300, 100, times=[NOON + 3 * DAY_NS] * 100, attributes=['{"loss":0.5,"step":7}'] * 100)
+    return take_cut(lambda: ([Tail("s", 300, 400, (hot,))], []), table)
+
+
+@pytest.mark.parametrize(
+    ("query", "result"),
+    [
+        ("SELECT count(*) FROM logs", [(400,)]),
+        ("WITH few AS (FROM logs LIMIT 3) SELECT count(*) FROM few", [(3,)]),
+        ("SELECT count(*) FROM logs WHERE attributes->>'step' = '7'", [(100,)]),
+        ("SELECT max((attributes->>'loss')::DOUBLE) FROM logs", [(0.5,)]),
+        ("SELECT count(DISTINCT date_trunc('minute', timestamp)) FROM logs", [(4,)]),
+        ("SELECT count(*) FROM logs WHERE timestamp >= TIMESTAMPTZ '2025-10-11 00:00:00+00'", [(200,)]),
+    ],
+)
+def test_queries_over_hot_and_cold(cut: Cut, query: str, result: list[tuple[object, ...]]) -> None:
+    assert run_sql(query, cut).fetchall() == result
+
+
+def test_times_are_utc(cut: Cut) -> None:
+    (moment,) = run_sql("SELECT min(timestamp) FROM logs", cut).fetchall()[0]
+    assert moment == datetime.datetime(2025, 10, 9, 12, tzinfo=datetime.timezone.utc)
+    assert run_sql("SELECT hour(min(timestamp)) FROM logs", cut).fetchall() == [(12,)]
+
+
+def test_parameters(cut: Cut) -> None:
+    assert run_sql("SELECT count(*) FROM logs WHERE record_offset < ?", cut, [10]).fetchall() == [(10,)]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "date = '2025-10-10'",
+        "date BETWEEN '2025-10-10' AND '2025-10-11'",
+        "timestamp >= '2025-10-10' AND timestamp < '2025-10-11'",
+        "record_offset BETWEEN 100 AND 199",
+    ],
+)
+def test_only_the_files_that_a_query_needs_are_read(tmp_path: Path, condition: str) -> None:
+    """The files of another day are deleted: whoever opened one would fail."""
+    table = Table(str(tmp_path / "logs"), {})
+    snapshot = table.open_or_create()
+    for day in range(3):
+        batch = rows("s", 100 * day, 100, times=[NOON + day * DAY_NS + number for number in range(100)])
+        snapshot = table.commit(
+            snapshot, [Flush("s", 100 * day, 100 * day + 100, write_segments(table.objects, "s", 100 * day, [batch]))]
+        )
+    for path in (tmp_path / "logs").glob("date=2025-10-09/*.parquet"):
+        path.unlink()
+    found = Cut(snapshot, ())
+    assert run_sql(f"SELECT min(record_offset) FROM logs WHERE {condition}", found).fetchall() == [(100,)]
+    with pytest.raises(Exception, match="not found|No such file|Could not open"):
+        run_sql("SELECT count(body) FROM logs", found).fetchall()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP VIEW logs",
+        "CREATE TABLE x (a INT)",
+        "INSERT INTO logs VALUES (1)",
+        "COPY logs TO '/tmp/ringlog-must-not-exist'",
+        "ATTACH 'other.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "PRAGMA version",
+        "SET threads = 1",
+        "CALL pragma_version()",
+        "EXPORT DATABASE 'x'",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DROP VIEW logs",
+        "",
+        "SELEC 1",
+        "SELECT no_such_column FROM logs",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM 's3://bucket/x.parquet'",
+        "SELECT * FROM cut",
+        "SELECT * FROM glob('/*')",
+    ],
+)
+def test_what_is_no_query_over_the_log_is_refused(cut: Cut, query: str) -> None:
+    with pytest.raises(InvalidQuery):
+        run_sql(query, cut).fetchall()
+
+
+def test_an_error_names_the_column(cut: Cut) -> None:
+    with pytest.raises(InvalidQuery, match="no_such_column"):
+        run_sql("SELECT no_such_column FROM logs", cut)

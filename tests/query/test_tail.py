@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from table_rows import rows
+
+from ringlog.errors import Fenced, InvalidQuery, Unavailable
+from ringlog.query import Filter, tail
+from ringlog.query.tail import Followed
+
+
+class Script:
+    """One shard whose leader gives these streams, one after the other; an error instead of one is raised."""
+
+    def __init__(self, *streams: list[pa.RecordBatch] | Exception, bases: tuple[int, ...]) -> None:
+        self._streams = iter(streams)
+        self._bases = iter(bases)
+        self.starts: list[int | None] = []
+        self.stopped = threading.Event()
+
+    def shards(self) -> tuple[str, ...]:
+        return ("s",)
+
+    def follow(self, shard: str, start: int | None) -> Followed:
+        self.starts.append(start)
+        stream = next(self._streams, None)
+        if isinstance(stream, Exception):
+            raise stream
+        if stream is None:
+            return Followed(start or 0, self._wait(), self.stopped.set)
+        return Followed(next(self._bases), iter(stream), self.stopped.set)
+
+    def _wait(self) -> Iterator[pa.RecordBatch]:
+        while not self.stopped.wait(0.05):
+            yield rows("s", 0, 0)
+
+    def archived(self, shard: str, start: int, end: int) -> Iterator[pa.RecordBatch]:
+        yield rows(shard, start, end - start)
+
+
+def offsets(script: Script, count: int, wanted: Filter | None = None) -> list[int]:
+    batches = tail(script, wanted or Filter())
+    found = itertools.chain.from_iterable(batch["record_offset"].to_pylist() for batch in batches)
+    taken = list(itertools.islice(found, count))
+    batches.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def test_records_come_in_order_each_once_across_leaders() -> None:
+    script = Script([rows("s", 5, 3), rows("s", 0, 0), rows("s", 8, 2)], [rows("s", 10, 4)], bases=(5, 10))
+    assert offsets(script, 9) == list(range(5, 14))
+    assert script.starts[:2] == [None, 10], "it goes on from where it was"
+
+
+def test_a_leader_that_is_away_is_waited_for() -> None:
+    script = Script([rows("s", 0, 2)], Unavailable("away"), Fenced("moved"), [rows("s", 2, 2)], bases=(0, 2))
+    assert offsets(script, 4) == [0, 1, 2, 3]
+    assert script.starts[:4] == [None, 2, 2, 2]
+
+
+def test_what_was_archived_meanwhile_comes_from_the_table() -> None:
+    script = Script([rows("s", 0, 2)], [rows("s", 6, 1)], bases=(0, 6))
+    assert offsets(script, 7) == list(range(7))
+
+
+def test_only_what_is_wanted_comes() -> None:
+    script = Script([rows("s", 0, 4, service=["a", "b", "a", "b"])], bases=(0,))
+    assert offsets(script, 2, Filter(service="b")) == [1, 3]
+
+
+def test_a_bad_filter_is_told_at_once() -> None:
+    with pytest.raises(InvalidQuery):
+        tail(Script(bases=()), Filter(severity="loud"))
+
+
+def test_closing_ends_the_stream() -> None:
+    script = Script([rows("s", 0, 1)], bases=(0,))
+    assert offsets(script, 1) == [0]
+    assert script.stopped.wait(5)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import datetime
+import struct
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringlog.errors import InvalidRecord
+from ringlog.records import to_record_batch
+from ringlog.schema import RECORD_SCHEMA, TABLE_SCHEMA, cut, pack, unpack, with_position
+
+texts = st.one_of(st.none(), st.text(max_size=20))
+ROWS = st.lists(st.fixed_dictionaries({"body": texts, "service": texts, "scope": texts}), min_size=1, max_size=20)
+
+
+def stream(batch: pa.RecordBatch, times: int = 1) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        for _ in range(times):
+            writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def batch(rows: list[dict[str, Any]] | None = None) -> pa.RecordBatch:
+    return to_record_batch(rows or [{"body": "hi"}], observed_ns=7)
+
+
+@given(ROWS)
+def test_packing_keeps_every_value(rows: list[dict[str, Any]]) -> None:
+    one = batch(rows)
+    assert unpack(pack(one), validate=True).equals(one)
+
+
+def test_columns_without_a_value_take_no_room() -> None:
+    packed = pa.ipc.open_stream(pack(batch())).schema.names
+    assert "body" in packed
+    assert "trace_id" not in packed
+
+
+def hidden(column: str, kind: pa.DataType, value: Any) -> pa.RecordBatch:
+    times = {"timestamp": RECORD_SCHEMA.field("timestamp").type, "time_unix_nano": pa.int64()}
+    arrays = [pa.array([7], kind) for kind in times.values()]
+    return pa.RecordBatch.from_arrays([*arrays, pa.array([value], kind)], [*times, column])
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "no batch"),
+        (b"garbage" * 100, "no batch"),
+        (pack(batch())[:-40], "no batch"),
+        (stream(batch(), times=2), "more than one batch"),
+        (stream(batch().slice(0, 0)), "no record"),
+        (stream(hidden("shard", pa.string(), "shard-9")), "no column of a record"),
+        (stream(hidden("body", pa.binary(), b"x")), "must be string"),
+        (stream(hidden("timestamp", pa.timestamp("us", "UTC"), 7)), "twice"),
+        (stream(pa.RecordBatch.from_pydict({"body": ["x"]})), "timestamp"),
+    ],
+)
+def test_what_is_no_batch_of_records_is_refused(payload: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRecord, match=reason):
+        unpack(payload, validate=True)
+
+
+def test_offsets_that_point_nowhere_are_found() -> None:
+    payload = pack(batch([{"body": "a body of 33 characters is unique"}]))
+    offsets, beyond = struct.pack("<ii", 0, 33), struct.pack("<ii", 0, 10**6)
+    before, found, after = payload.rpartition(offsets)  # the last one: the message's own header has the length too
+    assert found
+    payload = before + beyond + after
+    with pytest.raises(InvalidRecord):
+        unpack(payload, validate=True)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_refused_not_crashed_on(data: bytes) -> None:
+    with pytest.raises(InvalidRecord):
+        unpack(data, validate=True)
+
+
+def test_bits_flipped_anywhere_never_crash() -> None:
+    good = pack(batch([{"body": "hello", "service": "s", "x": 1}] * 5))
+    for at in range(0, len(good), 7):
+        broken = bytearray(good)
+        broken[at] ^= 0x55
+        try:
+            unpack(bytes(broken), validate=True)
+        except InvalidRecord:
+            continue
+
+
+def test_position_is_shard_offset_and_utc_date() -> None:
+    rows = [
+        {"body": "a", "timestamp": "2026-01-01T23:59:59.9Z"},
+        {"body": "b", "timestamp": "2026-01-01T23:00:00-02:00"},
+    ]
+    placed = with_position(batch(rows), "shard-1", 40)
+    assert placed.schema.equals(TABLE_SCHEMA)
+    assert placed["record_offset"].to_pylist() == [40, 41]
+    assert placed["date"].to_pylist() == [datetime.date(2026, 1, 1), datetime.date(2026, 1, 2)]
+    assert set(placed["shard"].to_pylist()) == {"shard-1"}
+
+
+@given(st.lists(st.integers(0, 2000), min_size=1, max_size=60), st.integers(1, 20), st.integers(200, 20_000))
+def test_cutting_loses_nothing_and_keeps_the_order(sizes: list[int], rows_max: int, bytes_max: int) -> None:
+    one = batch([{"body": "x" * size} for size in sizes])
+    pieces = cut(one, rows_max, bytes_max)
+    assert pa.Table.from_batches(pieces).to_pylist() == one.to_pylist()
+    assert all(1 <= piece.num_rows <= rows_max for piece in pieces)
+    assert all(piece.nbytes <= 2 * bytes_max or piece.num_rows == 1 for piece in pieces)
