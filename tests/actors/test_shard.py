@@ -187,7 +187,7 @@ def test_whoever_does_not_lead_says_so(trio: Trio) -> None:
     assert Client(trio.hosts["shard-0"], epoch=7).submit(0).reason == "fenced"
     with pytest.raises(Fenced):
         read_tail(trio.hosts["shard-1"].location, TOKEN, SHARD)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Fenced):
         follow(trio.hosts["shard-1"].location, TOKEN, SHARD, None)
 
 

@@ -53,6 +53,18 @@ class MetadataContract:
         assert store.list("shards/") == ["shards/shard-0", "shards/shard-1"]
         assert store.list("") == ["pipeline", "shards/shard-0", "shards/shard-1"]
 
+    def test_a_key_below_a_key_is_another_key(self, store: MetadataStore) -> None:
+        keys = ["a", "a/7", "a/b"]
+        for key in keys:
+            store.compare_and_set(key, key.encode(), 0)
+        store.compare_and_set("a/b", b"newer", 1)
+        assert store.list("") == keys
+        assert [store.get(key) for key in keys] == [
+            Versioned(b"a", 1),
+            Versioned(b"a/7", 1),
+            Versioned(b"newer", 2),
+        ]
+
     @pytest.mark.parametrize("key", ["", "../x", "a/../b", "/a", "a//b", "a b", "a/", ".hidden"])
     def test_what_is_no_key_is_refused(self, store: MetadataStore, key: str) -> None:
         with pytest.raises(ValueError, match="is no key"):
@@ -64,7 +76,7 @@ class MetadataContract:
         assert open_again().get("a") == Versioned(b"one", 1)
 
     def test_of_many_writers_one_wins_each_version(self, open_again: Open) -> None:
-        stores = [open_again() for _ in range(6)]
+        stores = [open_again() for _ in range(8)]
 
         def race(number: int, version: int) -> bool:
             try:

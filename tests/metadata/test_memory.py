@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from metadata.contract import MetadataContract, Open
 
+from metadata.contract import MetadataContract, Open
 from ringlog.metadata import MemoryStore
 
 

@@ -6,10 +6,12 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ringlog.errors import Conflict, Unavailable
-from ringlog.metadata.store import KEPT, Versioned, checked
+from ringlog.errors import Conflict, OutcomeUnknown, Unavailable
+from ringlog.metadata.store import KEPT, Versioned, checked, version_name, versions_among
 
 _POLL_S = 0.05
 
@@ -31,7 +33,7 @@ class FileStore:
             if version == 0:
                 return None
             try:
-                return Versioned((self._folder / key / _name(version)).read_bytes(), version)
+                return Versioned((self._folder / key / version_name(version)).read_bytes(), version)
             except FileNotFoundError:
                 continue  # newer versions came and removed it: look again
             except OSError as error:
@@ -42,33 +44,28 @@ class FileStore:
         newest = self._newest(key)
         if newest != expected:
             raise Conflict(f"{key} is at version {newest}, not {expected}")
-        target = self._folder / key / _name(expected + 1)
-        aside = target.with_name(f".{uuid.uuid4().hex}")
+        target = self._folder / key / version_name(expected + 1)
+        linked = False
         try:
-            _make_folder(target.parent)
-            with aside.open("xb") as file:
-                file.write(value)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(aside, target)
-            except FileExistsError:
-                raise Conflict(f"{key} got its version {expected + 1} from somebody else") from None
-            finally:
-                aside.unlink()
+            with _aside(target.parent, value) as written:
+                try:
+                    os.link(written, target)
+                except FileExistsError:
+                    raise Conflict(f"{key} got its version {expected + 1} from somebody else") from None
+                linked = True
             _sync(target.parent)
+            newest = self._tidied(key)
         except OSError as error:
+            if linked:  # others see it already, so it is not undone
+                raise OutcomeUnknown(f"{target} may not survive a power cut: {error}. Read again") from error
             raise Unavailable(f"cannot write {target}: {error}") from error
-        for version in range(expected + 1 - KEPT, 0, -1):
-            old = target.with_name(_name(version))
-            if not old.exists():
-                break
-            old.unlink(missing_ok=True)
+        if newest > expected + KEPT:
+            raise OutcomeUnknown(f"{key} is at version {newest}, {expected + 1} may not have counted: read again")
         return Versioned(value, expected + 1)
 
     def list(self, prefix: str) -> list[str]:
         """See `MetadataStore`."""
-        folders = {path.parent for path in self._folder.rglob("*") if path.is_file() and path.name.isdigit()}
+        folders = {path.parent for path in self._folder.rglob("*") if versions_among([path.name]) and path.is_file()}
         keys = (folder.relative_to(self._folder).as_posix() for folder in folders)
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -93,18 +90,39 @@ class FileStore:
             return 0
         except OSError as error:
             raise Unavailable(f"cannot read {self._folder / key}: {error}") from error
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return max(versions_among(names), default=0)
+
+    def _tidied(self, key: str) -> int:
+        """The newest version, now that those too old to stay are removed."""
+        folder = self._folder / key
+        versions = versions_among(os.listdir(folder))
+        for version in versions:
+            if version <= versions[-1] - KEPT:
+                (folder / version_name(version)).unlink(missing_ok=True)
+        return versions[-1]
 
 
-def _name(version: int) -> str:
-    return f"{version:020d}"
+@contextmanager
+def _aside(folder: Path, value: bytes) -> Iterator[Path]:
+    """A synced file of ``value`` in ``folder``, under a name that no reader looks at; gone at the end."""
+    _make_folder(folder)
+    aside = folder / f".{uuid.uuid4().hex}"
+    try:
+        with aside.open("xb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        for parent in folder.parents:
-            _sync(parent)
+    """Only the parents that gained a folder are synced: those above may not even be readable."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in made:
+        _sync(one.parent)
 
 
 def _sync(folder: Path) -> None:
