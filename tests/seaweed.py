@@ -57,6 +57,7 @@ class SeaweedFS:
             f"-filer.localSocket={self._folder}/filer.sock",
             "-s3",
             f"-s3.config={identities}",
+            "-s3.autoCreateBucket=false",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             f"-s3.localSocket={self._folder}/s3.sock",

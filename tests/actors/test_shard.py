@@ -295,6 +295,9 @@ def test_a_failed_disk_ends_the_host_and_acknowledges_nothing(tmp_path: Path, mo
     with pytest.raises(queue.Empty):
         client.answers.get(timeout=0.5)
     assert {type(error) for error in trio.failures} == {OSError}
+    monkeypatch.undo()
+    trio.failures.clear()
+    trio.close()
 
 
 def test_garbage_on_a_stream_ends_it_and_nothing_else(trio: Trio) -> None:

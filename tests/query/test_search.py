@@ -4,10 +4,10 @@ import datetime
 from typing import Any
 
 import pytest
-from table_rows import rows
 
 from ringlog.errors import InvalidQuery
 from ringlog.query import Cut, Filter, Tail, run_search
+from table_rows import rows
 
 NOW = datetime.datetime(2025, 10, 9, 12, 10, tzinfo=datetime.timezone.utc)
 BODIES = ["Connection timeout", "100% done", "a_b", "user=7", "plain", "[x] (y)"]

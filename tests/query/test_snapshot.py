@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from table_rows import rows
 
 from ringlog.errors import ConfigurationError, CorruptionError
 from ringlog.query import Cut, Tail, read_table, run_sql, take_cut
 from ringlog.storage import Flush, Table, write_segments
+from table_rows import rows
 
 
 @pytest.fixture
@@ -92,4 +92,4 @@ def test_results_become_arrow_pandas_and_polars(table: Table) -> None:
     assert result.pl()["record_offset"].to_list() == list(range(15))
     assert len(result) == 15
     assert result.limit(3).fetchall() == result.fetchall()[:3]
-    assert "shard-0 says 0" in repr(result)
+    assert "shard-0 says 0" in repr(run_sql("SELECT body FROM logs ORDER BY record_offset", cut))

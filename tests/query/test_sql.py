@@ -4,11 +4,11 @@ import datetime
 from pathlib import Path
 
 import pytest
-from table_rows import DAY_NS, NOON, rows
 
 from ringlog.errors import InvalidQuery
 from ringlog.query import Cut, Tail, run_sql, take_cut
 from ringlog.storage import Flush, Table, write_segments
+from table_rows import DAY_NS, NOON, rows
 
 
 @pytest.fixture(scope="module")

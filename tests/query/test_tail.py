@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from table_rows import rows
 
 from ringlog.errors import Fenced, InvalidQuery, Unavailable
 from ringlog.query import Filter, tail
 from ringlog.query.tail import Followed
+from table_rows import rows
 
 
 class Script:

@@ -15,7 +15,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Field, write_deltalake
+from deltalake.schema import PrimitiveType
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
 from ringlog.schema import TABLE_SCHEMA
@@ -283,7 +284,7 @@ def test_checkpoints_and_log_cleanup_keep_what_is_stored(table: Table) -> None:
         snapshot = table.commit(snapshot, [flush(table, f"shard-{n}", 0, n + 1)])
     snapshot.delta.create_checkpoint()
     log = Path(table.url) / "_delta_log"
-    for commit in log.glob("*.json"):
+    for commit in sorted(log.glob("0*.json"))[:-1]:
         commit.unlink()
     read = Table(table.url, {}).open_or_create()
     assert [read.stored(f"shard-{n}") for n in range(3)] == [1, 2, 3]
@@ -335,7 +336,7 @@ def test_a_foreign_table_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_table_with_more_columns_is_taken(table: Table) -> None:
-    table.snapshot().delta.alter.add_columns([pa.field("http_status", pa.int64())])
+    table.snapshot().delta.alter.add_columns([Field("http_status", PrimitiveType("long"))])
     snapshot = table.commit(table.open_or_create(), [flush(table, "a", 0, 2)])
     held = snapshot.delta.to_pyarrow_table(columns=["http_status", "record_offset"])
     assert held.to_pydict() == {"http_status": [None, None], "record_offset": [0, 1]}
