@@ -1,4 +1,7 @@
-"""Start a pipeline in the Ray cluster that runs this job: `ray job submit --working-dir jobs -- python start_pipeline.py`."""
+"""Start a pipeline in the Ray cluster that runs this job.
+
+`ray job submit --working-dir jobs -- python start_pipeline.py --root s3://bucket/logs`
+"""
 
 import argparse
 

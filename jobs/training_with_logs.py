@@ -1,4 +1,6 @@
-"""A small training job whose driver, tasks and actors log: `ray job submit --working-dir jobs -- python training_with_logs.py`.
+"""A small training job whose driver, tasks and actors log.
+
+`ray job submit --working-dir jobs -- python training_with_logs.py`
 
 It fits a line to noisy points by gradient descent, on two actors that share the data, and evaluates in tasks.
 """
@@ -52,7 +54,9 @@ def evaluate(weights: np.ndarray) -> float:
     """The error of ``weights`` against the line that made the data."""
     log = logger("evaluate")
     distance = float(np.abs(weights - np.array([3.0, 1.0])).max())
-    log.log(logging.WARNING if distance > 0.1 else logging.INFO, "distance %.4f", distance, extra={"distance": distance})
+    log.log(
+        logging.WARNING if distance > 0.1 else logging.INFO, "distance %.4f", distance, extra={"distance": distance}
+    )
     for handler in log.handlers:
         handler.flush()
     return distance
@@ -70,7 +74,11 @@ def main() -> None:
     log.info("trained: %s", weights.round(3).tolist(), extra={"distance": ray.get(evaluate.remote(weights))})
     ray.get([trainer.finish.remote() for trainer in trainers])
     log.handlers[0].flush()
-    print(ringlog.sql(f"SELECT scope, severity_text, count(*) FROM logs WHERE service = '{SERVICE}' GROUP BY ALL ORDER BY ALL"))
+    print(
+        ringlog.sql(
+            f"SELECT scope, severity_text, count(*) FROM logs WHERE service = '{SERVICE}' GROUP BY ALL ORDER BY ALL"
+        )
+    )
 
 
 if __name__ == "__main__":

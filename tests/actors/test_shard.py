@@ -49,6 +49,10 @@ class Trio:
         self.hosts.pop(actor).close()
 
     def close(self) -> None:
+        while CLIENTS:
+            stream = CLIENTS.pop().stream
+            stream.close()
+            stream.join()
         for actor in list(self.hosts):
             self.stop(actor)
         assert self.failures == []
@@ -65,6 +69,7 @@ class Client:
     def __init__(self, host: ShardHost, epoch: int = 1, producer: str = "p") -> None:
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.epoch, self.producer = epoch, producer
+        CLIENTS.append(self)
         self.stream = open_stream(
             host.location, TOKEN, lambda frame: self.answers.put(decode(frame)), lambda: self.answers.put(None)
         )
@@ -77,6 +82,10 @@ class Client:
         batch = to_record_batch([{"body": f"{sequence}/{row}", "service": "s"} for row in range(rows)], observed_ns=7)
         fields = {"records": rows, "payload": pack(batch), **changes}
         self.stream.send(encode(Submit(SHARD, self.epoch, self.producer, 0, sequence, acks=acks, **fields)))
+
+
+CLIENTS: list[Client] = []
+"""Those of the running test: a stream that is left open would keep its server, and this process, from ending."""
 
 
 @pytest.fixture
@@ -203,7 +212,7 @@ def test_without_the_token_nothing_is_served(trio: Trio) -> None:
     trio.open()
     location = trio.hosts["shard-0"].location
     ended = threading.Event()
-    stream = open_stream(location, "guess", lambda _: None, ended.set)
+    stream = open_stream(location, "guess", lambda _: None, ended.set)  # ends by itself
     stream.send(encode(Submit(SHARD, 1, "p", 0, 0, 1, "quorum", b"")))
     assert ended.wait(WITHIN_S)
     with pytest.raises(Unavailable):

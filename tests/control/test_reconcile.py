@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
@@ -13,7 +14,7 @@ def statuses(alive: set[str], **leading: tuple[str, int, set[str]]) -> dict[str,
     """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4."""
     found: dict[str, dict[str, Any]] = {actor: {"leading": {}} for actor in alive}
     for name, (actor, epoch, members) in leading.items():
-        found[actor]["leading"][name.replace("_", "-")] = {"epoch": epoch, "members": dict.fromkeys(members, {})}
+        found[actor]["leading"][name.replace("_", "-")] = {"epoch": epoch, "members": {key: {} for key in members}}
     return found
 
 
@@ -79,7 +80,7 @@ def test_failed_takeovers_are_tried_ever_more_rarely() -> None:
             tries.append(now)
             for shard in ACTORS:
                 one.failed(shard, now)
-    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert gaps[0] < 2.0
     assert gaps[-1] > 10.0
 

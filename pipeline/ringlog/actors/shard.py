@@ -51,6 +51,7 @@ _logger = logging.getLogger(__name__)
 
 TAKEOVER_DEADLINE_S = 15.0
 CALL_DEADLINE_S = 5.0
+CLOSE_DEADLINE_S = 1.0
 _METADATA_RETRY_S = 0.2
 
 T = TypeVar("T")
@@ -179,8 +180,10 @@ class ShardHost:
         for replica in self._replicas.values():
             replica.close()
         self._calls.shutdown()
-        # It waits for streams that other processes hold open; nothing of ours depends on it any more.
-        threading.Thread(target=self._server.shutdown, name="ringlog-shutdown", daemon=True).start()
+        # It waits for streams that other processes hold open; nothing of ours depends on them any more.
+        ending = threading.Thread(target=self._server.shutdown, name="ringlog-shutdown", daemon=True)
+        ending.start()
+        ending.join(CLOSE_DEADLINE_S)
 
     # The data plane: called from Flight's threads.
 

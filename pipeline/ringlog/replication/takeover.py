@@ -30,7 +30,6 @@ from ringlog.replication.messages import (
 from ringlog.replication.output import NOTHING, Output
 from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_boundaries
 
-
 RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""
 GRACE_S = 0.5
