@@ -1,11 +1,14 @@
-"""What tests share: one S3 server, one Ray cluster."""
+"""What tests share: one S3 server, one Ray cluster with one pipeline. Both are made when first asked for."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import ringlog
 from seaweed import SeaweedFS
 
 
@@ -14,3 +17,24 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A real S3 server, shared by the whole run."""
     with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@contextlib.contextmanager
+def local_ray(**options: object) -> Iterator[None]:
+    """A Ray on loopback that ends with the block."""
+    import ray
+
+    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, log_to_driver=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ringlog.Pipeline]:
+    """A pipeline of three shard actors, three copies of everything, on a local folder; shared by a module's tests."""
+    folder: Path = tmp_path_factory.mktemp("pipeline")
+    with local_ray():
+        yield ringlog.start(str(folder / "root"), journal_dir=str(folder / "journals"))
+        ringlog.stop()

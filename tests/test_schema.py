@@ -41,10 +41,30 @@ def test_columns_without_a_value_take_no_room() -> None:
     assert "trace_id" not in packed
 
 
-def hidden(column: str, kind: pa.DataType, value: Any) -> pa.RecordBatch:
+def test_records_without_any_value_are_still_counted() -> None:
+    nothing = pa.RecordBatch.from_pylist([{}, {}, {}], schema=RECORD_SCHEMA)
+    assert unpack(pack(nothing)).num_rows == 3
+    assert unpack(pack(nothing.slice(0, 0))).num_rows == 0
+
+
+def test_metadata_stays_at_home() -> None:
+    field = pa.field("body", pa.string(), metadata={"who": "me"})
+    noted = pa.RecordBatch.from_arrays([pa.array(["x"])], schema=pa.schema([field], metadata={"where": "here"}))
+    packed = pa.ipc.open_stream(pack(noted)).schema
+    assert (packed.metadata, packed.field("body").metadata) == (None, None)
+
+
+def hidden(column: str, kind: pa.DataType, value: Any, metadata: dict[str, str] | None = None) -> pa.RecordBatch:
     times = {"timestamp": RECORD_SCHEMA.field("timestamp").type, "time_unix_nano": pa.int64()}
-    arrays = [pa.array([7], kind) for kind in times.values()]
-    return pa.RecordBatch.from_arrays([*arrays, pa.array([value], kind)], [*times, column])
+    fields = [*(pa.field(name, kind) for name, kind in times.items()), pa.field(column, kind, metadata=metadata)]
+    arrays = [*(pa.array([7], kind) for kind in times.values()), pa.array([value], kind)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def timed(micros: int, nanos: int) -> pa.RecordBatch:
+    kinds = {"timestamp": RECORD_SCHEMA.field("timestamp").type, "time_unix_nano": pa.int64()}
+    arrays = [pa.array([value]).cast(kind) for value, kind in zip((micros, nanos), kinds.values(), strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, list(kinds))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +79,13 @@ def hidden(column: str, kind: pa.DataType, value: Any) -> pa.RecordBatch:
         (stream(hidden("body", pa.binary(), b"x")), "must be string"),
         (stream(hidden("timestamp", pa.timestamp("us", "UTC"), 7)), "twice"),
         (stream(pa.RecordBatch.from_pydict({"body": ["x"]})), "timestamp"),
+        (stream(hidden("body", pa.string(), "x", {"ARROW:extension:name": "pickled"})), "extension type"),
+        (stream(hidden("body", pa.json_(), "{}")), "must be string"),
+        (stream(hidden("severity_number", pa.int8(), 25)), "'severity_number' must lie in 0–24"),
+        (stream(timed(2**63 - 1, 7)), "'timestamp' must lie in"),
+        (stream(timed(-1, 7)), "'timestamp' must lie in"),
+        (stream(timed(7, -1)), "'time_unix_nano' must lie in"),
+        (stream(hidden("observed_timestamp", pa.timestamp("us", "UTC"), -1)), "'observed_timestamp' must lie in"),
     ],
 )
 def test_what_is_no_batch_of_records_is_refused(payload: bytes, reason: str) -> None:
@@ -91,6 +118,12 @@ def test_bits_flipped_anywhere_never_crash() -> None:
             unpack(bytes(broken), validate=True)
         except InvalidRecord:
             continue
+
+
+def test_every_time_that_is_let_in_has_a_date() -> None:
+    latest = timed((2**63 - 1) // 1000, 2**63 - 1)
+    placed = with_position(unpack(stream(latest), validate=True), "shard-1", 0)
+    assert placed["date"].to_pylist() == [datetime.date(2262, 4, 11)]
 
 
 def test_position_is_shard_offset_and_utc_date() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ringlog.severity import first_specified, levelno_numbers, severity_number, severity_numbers, short_names
 
@@ -41,3 +43,21 @@ def test_short_names_and_the_first_that_says_something() -> None:
     assert short_names(pa.array([0, 9, 18], pa.int8())).to_pylist() == [None, "INFO", "ERROR2"]
     columns = [pa.array([0, 9, 0], pa.int8()), pa.array([5, 5, 0], pa.int8())]
     assert first_specified(columns, 3).to_pylist() == [5, 9, 0]
+
+
+@given(st.lists(st.none() | st.text(max_size=8) | st.sampled_from([*WORDS, " info ", "17", "999"])))
+def test_a_column_of_words_means_what_each_word_means(words: list[str | None]) -> None:
+    expected = [severity_number(word) if word else 0 for word in words]
+    assert severity_numbers(pa.array(words, pa.string())).to_pylist() == expected
+
+
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 60)))
+def test_a_column_of_python_levels_means_what_each_level_means(levels: list[int | None]) -> None:
+    expected = [0 if level is None else severity_number(level, "python") for level in levels]
+    assert levelno_numbers(pa.array(levels, pa.int64())).to_pylist() == expected
+
+
+@pytest.mark.parametrize("value", [-1, 8])
+def test_a_number_that_is_none_of_syslogs(value: int) -> None:
+    with pytest.raises(ValueError, match="0 .emergency. to 7"):
+        severity_number(value, "syslog")

@@ -2,6 +2,11 @@
 
 Whole columns are converted at once. Only a column with a value that is not plain is gone through one by one, and only
 that tells which record is wrong and why.
+
+A record's keys are the columns of `RECORD_SCHEMA`, ``severity`` (a number 0–24 or a word) and ``levelno`` (Python's).
+Where a field is absent, another usual name of it counts: see `_ALIASES`. Every other key, also a position that a table
+gave out (``shard``, ``record_offset``, ``date``), goes to ``attributes`` and wins over the same key there. In Arrow
+data null and absent are the same; a row's None in an unknown key is kept as JSON null.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ _TEXTS = (
     "ray_task_name",
     "tenant",
 )
+_NANOS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _KNOWN = frozenset(RECORD_SCHEMA.names) | {"severity", "levelno"}
 
 Problems = dict[int, str]
@@ -67,8 +73,8 @@ class LogRecord(BaseModel):
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
     body: Any = None
-    timestamp: datetime.datetime | int | float | str | None = None
-    observed_timestamp: datetime.datetime | int | float | str | None = None
+    timestamp: datetime.datetime | np.datetime64 | int | float | str | None = None
+    observed_timestamp: datetime.datetime | np.datetime64 | int | float | str | None = None
     severity: int | str | None = None
     severity_text: str | None = None
     service: str | None = None
@@ -141,7 +147,7 @@ def _convert(
     problems: Problems = {}
     columns, count = _columns(records, problems)
     made = _Columns(columns, count, problems)
-    batch = _with_defaults(made.batch(observed_ns), {"tenant": "default", **defaults})
+    batch = _with_defaults(_with_defaults(made.batch(observed_ns), defaults), {"tenant": "default"})
     _check_tenants(batch, problems)
     _check_sizes(batch, record_bytes_max, problems)
     return batch, problems
@@ -152,10 +158,8 @@ Column: TypeAlias = "Sequence[Any] | pa.Array"
 
 def _columns(records: Any, problems: Problems) -> tuple[dict[str, Column], int]:
     """The columns by name: lists where records came as rows, Arrow arrays where they came as columns."""
-    if isinstance(records, pa.RecordBatch):
-        records = pa.Table.from_batches([records])
-    if hasattr(records, "__arrow_c_stream__"):
-        return _arrow_columns(pa.table(records))
+    if isinstance(records, pa.RecordBatch) or hasattr(records, "__arrow_c_stream__"):
+        return _arrow_columns(_table(records), problems)
     if isinstance(records, str | Mapping | LogRecord):
         records = [records]
     if isinstance(records, bytes) or not isinstance(records, Iterable):
@@ -188,7 +192,7 @@ def _row_columns(rows: list[dict[str, Any]], problems: Problems) -> tuple[dict[s
     unknown = keys - _KNOWN
     if unknown:
         columns["attributes"] = [
-            _merged(row, unknown, at, problems) if not unknown.isdisjoint(row) else row.get("attributes")
+            _merged(row.get("attributes"), {key: row[key] for key in row if key in unknown}, at, problems)
             for at, row in enumerate(rows)
         ]
     return columns, len(rows)
@@ -203,39 +207,76 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _merged(row: dict[str, Any], unknown: set[Any], at: int, problems: Problems) -> dict[Any, Any] | None:
-    extra = {key: row[key] for key in row if key in unknown}
-    given = row.get("attributes")
+def _merged(given: Any, extra: dict[Any, Any], at: int, problems: Problems) -> Any:
+    """``extra`` on top of the attributes that were given; those alone when they are no mapping, to be refused later."""
+    if given is None or not extra:
+        return extra or given
     if isinstance(given, str):
         try:
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
             problems[at] = f"attributes {given[:60]!r} is no mapping: give a dict, or the JSON text of an object"
             return None
-    return {**given, **extra} if isinstance(given, Mapping) else extra if given is None else given
+    return {**given, **extra} if isinstance(given, Mapping) else given
 
 
-def _arrow_columns(table: pa.Table) -> tuple[dict[str, Column], int]:
-    names = [
-        _ALIASES[name] if name in _ALIASES and _ALIASES[name] not in table.column_names else name
-        for name in table.column_names
-    ]
-    table = table.rename_columns(names)
-    columns: dict[str, Column] = {name: _one(table[name]) for name in names if name in _KNOWN}
-    unknown = [name for name in names if name not in _KNOWN]
+def _table(records: Any) -> pa.Table:
+    """Arrow data of any origin, checked in full: its memory was written by somebody else."""
+    try:
+        table = pa.Table.from_batches([records]) if isinstance(records, pa.RecordBatch) else pa.table(records)
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidRecord(
+            f"{type(records).__name__} cannot be read as columns of records: {error}; give a table whose columns have "
+            "one type each, or give its rows as dicts"
+        ) from error
+    names = table.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidRecord(f"column {twice[0]!r} stands there twice: rename one")
+    return table
+
+
+def _arrow_columns(table: pa.Table, problems: Problems) -> tuple[dict[str, Column], int]:
+    columns: dict[str, Column] = {name: _one(table[name]) for name in table.column_names}
+    for alias, name in _ALIASES.items():
+        if alias in columns:
+            _rename(columns, alias, name)
+    for name in columns.keys() & {"severity", "severity_number", "levelno"}:
+        columns[name] = _whole(columns[name])
+    unknown = [name for name in columns if name not in _KNOWN]
     if unknown:
-        extras = table.select(unknown).to_pylist()  # JSON text is made record by record, wherever it comes from
-        given = _list(columns.get("attributes", [None] * table.num_rows))
+        # JSON text is made record by record, wherever it comes from.
+        extras = zip(*(_list(name, columns.pop(name)) for name in unknown), strict=True)
+        given = _list("attributes", columns.get("attributes", [None] * table.num_rows))
         columns["attributes"] = [
-            {**(orjson.loads(old) if isinstance(old, str) else old or {}), **_present(new)} or None
-            for old, new in zip(given, extras, strict=True)
+            _merged(
+                old, {key: value for key, value in zip(unknown, new, strict=True) if value is not None}, at, problems
+            )
+            for at, (old, new) in enumerate(zip(given, extras, strict=True))
         ]
     return columns, table.num_rows
 
 
-def _present(row: dict[str, Any]) -> dict[str, Any]:
-    """In Arrow data null and absent are the same."""
-    return {key: value for key, value in row.items() if value is not None}
+def _rename(columns: dict[str, Column], alias: str, name: str) -> None:
+    """What `_renamed` does, for columns: an alias counts in the records where the field itself is absent."""
+    if name not in columns:
+        columns[name] = columns.pop(alias)
+        return
+    pairs = list(zip(_list(name, columns[name]), _list(alias, columns[alias]), strict=True))
+    if any(value is None and other is not None for value, other in pairs):
+        columns[name] = [other if value is None else value for value, other in pairs]
+        columns[alias] = [None if value is None else other for value, other in pairs]
+
+
+def _whole(column: Column) -> Column:
+    """A level that pandas made a float, because other records have none, is still a whole number."""
+    if not (isinstance(column, pa.Array) and pa.types.is_floating(column.type)):
+        return column
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return column
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -244,8 +285,19 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _list(column: Column) -> list[Any]:
-    return column.to_pylist() if isinstance(column, pa.Array | pa.ChunkedArray) else list(column)
+def _list(name: str, column: Column) -> Sequence[Any]:
+    """Python values. Times that Python's datetime cannot hold stand there as the numbers that they are."""
+    if not isinstance(column, pa.Array):
+        return column
+    try:
+        # Asking for dicts is fifty times slower, also where there is no map.
+        found: list[Any] = column.to_pylist(**({"maps_as_pydicts": "lossy"} if "map<" in str(column.type) else {}))
+        return found
+    except (OverflowError, ValueError, KeyError) as error:
+        if pa.types.is_timestamp(column.type):
+            numbers: list[Any] = column.cast(pa.int64()).to_pylist()
+            return numbers
+        raise InvalidRecord(f"column {name!r} of {column.type} cannot be read: {error}") from error
 
 
 class _Columns:
@@ -260,8 +312,8 @@ class _Columns:
         made: dict[str, pa.Array] = {name: self._texts(name, values.text) for name in ("body", *_TEXTS)}
         for name in ("attributes", "resource"):
             made[name] = self._each(name, pa.string(), values.mapping_text)
-        made["trace_id"] = self._each("trace_id", pa.string(), lambda value: values.hex_id(value, 32))
-        made["span_id"] = self._each("span_id", pa.string(), lambda value: values.hex_id(value, 16))
+        made["trace_id"] = self._ids("trace_id", 32)
+        made["span_id"] = self._ids("span_id", 16)
         made["trace_flags"] = self._each("trace_flags", pa.int16(), lambda value: values.integer(value, 0, 255))
         made["pid"] = self._each("pid", pa.int64(), lambda value: values.integer(value, 0, 2**63 - 1))
         made |= self._severities()
@@ -284,7 +336,9 @@ class _Columns:
             array = self._texts_or_none(name)
             if array is None:
                 numbers.append(self._each(name, pa.int8(), values.severity).fill_null(0))
-                array = self._each(name, pa.string(), lambda value: value if isinstance(value, str) else None)
+                array = self._each(
+                    name, pa.string(), lambda value: values.text(value) if isinstance(value, str) else None
+                )
             else:
                 numbers.append(severity.severity_numbers(array))
             words.append(array)
@@ -297,8 +351,8 @@ class _Columns:
 
     def _times(self, name: str) -> pa.Array:
         column = self._given.get(name)
-        if isinstance(column, pa.Array) and pa.types.is_timestamp(column.type) and column.type.unit != "s":
-            column = self._given[name] = _nanos(column)
+        if isinstance(column, pa.Array) and pa.types.is_timestamp(column.type):
+            return self._nanos(name, column)
         if isinstance(column, pa.Array) and pa.types.is_int64(column.type) and not _any(pc.less(column, 0)):
             return column
         if isinstance(column, list) and column and all(type(value) is int for value in column):
@@ -306,6 +360,29 @@ class _Columns:
             if array is not None and not _any(pc.less(array, 0)):
                 return array
         return self._each(name, pa.int64(), values.time_ns)
+
+    def _nanos(self, name: str, column: pa.Array) -> pa.Array:
+        """Nanoseconds of Arrow timestamps of any unit; those without a zone are UTC, as Arrow counts the others too."""
+        factor = _NANOS[column.type.unit]
+        counts = column.cast(pa.int64())
+        outside = pc.or_(pc.less(counts, 0), pc.greater(counts, values.TIME_NS_MAX // factor))
+        if _any(outside):
+            for at in np.flatnonzero(outside.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
+                what = f"{name} of {counts[at].as_py()} {column.type.unit} since 1970 lies outside"
+                self._problems.setdefault(at, f"{what} 1970-01-01 to 2262-04-11: correct its unit, or leave it out")
+            counts = pc.if_else(outside, None, counts)
+        return pc.multiply(counts, factor)
+
+    def _ids(self, name: str, length: int) -> pa.Array:
+        given = self._given.get(name)
+        # Arrow would read the bytes of an id as text, where they happen to be text.
+        plain = not isinstance(given, list) or all(value is None or type(value) is str for value in given)
+        array = self._texts_or_none(name) if plain else None
+        if array is None:
+            return self._each(name, pa.string(), lambda value: values.hex_id(value, length))
+        lower = pc.ascii_lower(array)
+        good = pc.and_(pc.match_substring_regex(lower, f"^[0-9a-f]{{{length}}}$"), pc.not_equal(lower, "0" * length))
+        return pc.if_else(good, lower, None)
 
     def _texts(self, name: str, convert: Callable[[Any], Any]) -> pa.Array:
         array = self._texts_or_none(name)
@@ -333,7 +410,7 @@ class _Columns:
         if name not in self._given:
             return pa.nulls(self._count, kind)
         converted: list[Any] = []
-        for at, value in enumerate(_list(self._given[name])):
+        for at, value in enumerate(_list(name, self._given[name])):
             try:
                 converted.append(None if value is None else convert(value))
             except ValueError as error:
@@ -351,19 +428,13 @@ def _micros(nanos: pa.Array) -> pa.Array:
     return pc.divide(nanos, 1000).cast(pa.timestamp("us", "UTC"))
 
 
-def _nanos(column: pa.Array) -> pa.Array:
-    """Nanoseconds of timestamps of any unit; without a zone they are UTC. Unchanged when one is out of range."""
-    try:
-        return column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
-    except pa.ArrowInvalid:
-        return column
-
-
 def _with_defaults(batch: pa.RecordBatch, defaults: Mapping[str, Any]) -> pa.RecordBatch:
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     for name, value in defaults.items():
         if value is not None and columns[name].null_count:
-            columns[name] = columns[name].fill_null(pa.scalar(value, columns[name].type))
+            # The operating system's own texts, such as arguments, may hold what UTF-8 cannot say.
+            plain = values.text(value) if isinstance(value, str) else value
+            columns[name] = columns[name].fill_null(pa.scalar(plain, columns[name].type))
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=RECORD_SCHEMA)
 
 

@@ -64,8 +64,9 @@ def pack(batch: pa.RecordBatch) -> bytes:
     True
     """
     names = [field.name for field, column in zip(batch.schema, batch.columns, strict=True) if _has_values(column)]
-    packed = batch.select(names)
-    packed = packed.cast(pa.schema([field.remove_metadata() for field in packed.schema]))
+    packed = batch.select(names).replace_schema_metadata(None)
+    if any(field.metadata for field in packed.schema):
+        packed = packed.cast(pa.schema([field.remove_metadata() for field in packed.schema]))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, packed.schema) as writer:
         writer.write_batch(packed)

@@ -1,0 +1,151 @@
+"""What needs a Ray cluster that nobody else uses: one that dies, one on S3, and those of a job and a notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import nbformat
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from nbclient import NotebookClient
+
+import ringlog
+from conftest import local_ray
+from ringlog.storage import read_entries
+from seaweed import SeaweedFS
+
+pytestmark = pytest.mark.cluster
+
+PROJECT = Path(__file__).parents[2]
+
+
+def journals(folder: Path) -> dict[str, list[str]]:
+    """The bodies in each shard actor's journals, read from its disk with pyarrow alone."""
+    found: dict[str, list[str]] = {}
+    for path in folder.rglob("*.arrows"):
+        actor = path.parts[-3]
+        for entry in read_entries(path):
+            batch = pa.ipc.open_stream(entry.payload).read_all()
+            found.setdefault(actor, []).extend(batch["body"].to_pylist())
+    return found
+
+
+def test_right_after_an_ack_a_sigkill_of_every_process_leaves_it_in_a_majority_of_journals(tmp_path: Path) -> None:
+    root, journal_dir = tmp_path / "root", tmp_path / "journals"
+    with local_ray():
+        running = ringlog.start(str(root), journal_dir=str(journal_dir))
+        pids = [actor["pid"] for actor in running.status()["actors"].values()]
+        bodies = [f"record {number}" for number in range(20)]
+        running.submit_logs([{"body": body, "service": "s"} for body in bodies])
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        holders = [actor for actor, found in journals(journal_dir).items() if set(bodies) <= set(found)]
+        assert len(holders) >= 2
+        assert not list(root.glob("logs/date=*")), "it was not in the table that they were found"
+    with local_ray():
+        ringlog.start(str(root), journal_dir=str(journal_dir))
+        assert sorted(row for (row,) in ringlog.sql("SELECT body FROM logs").fetchall()) == sorted(bodies)
+        ringlog.stop()
+
+
+@pytest.mark.s3
+def test_the_same_on_s3_with_no_secret_anywhere(
+    tmp_path: Path, seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in seaweed.environment.items():
+        monkeypatch.setenv(variable, value)
+    root = seaweed.root(uuid.uuid4().hex)
+    with local_ray():
+        ringlog.start(root, journal_dir=str(tmp_path / "journals"))
+        ack = ringlog.submit_logs([{"body": str(number), "service": f"s{number % 7}"} for number in range(1000)])
+        assert ringlog.sql("SELECT count(*) FROM logs").fetchall() == [(1000,)]
+        ringlog.flush()
+        assert ack.stored()
+        assert ringlog.sql("SELECT count(*) FROM logs").fetchall() == [(1000,)]
+        secret = seaweed.storage_options["AWS_SECRET_ACCESS_KEY"]
+        assert secret not in json.dumps(ringlog.status())
+        ringlog.stop()
+    assert ringlog.table(root).arrow().num_rows == 1000
+    stored = DeltaTable(f"{root}/logs", storage_options=seaweed.storage_options)
+    assert pl.read_delta(f"{root}/logs", storage_options=seaweed.storage_options).height == 1000
+    assert secret not in json.dumps(stored.history(), default=str)
+    for path in (tmp_path / "journals").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes()
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    notebook = nbformat.read(PROJECT / "notebooks" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "the chart"
+    assert any("2001" in str(output.get("data", {}).get("text/plain", "")) for output in outputs[-2:]) or "2004" in str(
+        outputs[-1]
+    )
+
+
+def test_the_jobs_run_by_ray_job_submit(tmp_path: Path) -> None:
+    """A Ray of `ray start`, as `ringlog up` makes one, with its dashboard, on ports of its own."""
+    bin = Path(sys.executable).parent
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)}
+    address = "127.0.0.1:6399"
+    ports = [
+        "--port=6399",
+        "--dashboard-port=8299",
+        "--dashboard-agent-listen-port=52399",
+        "--ray-client-server-port=10399",
+    ]
+    start = ["start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={tmp_path}/r", *ports]
+    subprocess.run([bin / "ray", *start], env=environment, check=True, capture_output=True, timeout=90)
+
+    def submit(*arguments: str) -> str:
+        done = subprocess.run(
+            [bin / "ray", "job", "submit", "--address=http://127.0.0.1:8299", "--", str(bin / "python"), *arguments],
+            env={**environment, "RAY_ADDRESS": "http://127.0.0.1:8299"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    try:
+        jobs = PROJECT / "jobs"
+        folders = ["--root", f"{tmp_path}/root", "--journal-dir", f"{tmp_path}/journals"]
+        assert "ringlog is up" in submit(str(jobs / "start_pipeline.py"), *folders)
+        (tmp_path / "app.log").write_text("2026-01-01 00:00:00 INFO one\nno idea\n")
+        assert "2 records acknowledged" in submit(str(jobs / "ingest_files.py"), f"{tmp_path}/app.log")
+        assert "trainer" in submit(str(jobs / "training_with_logs.py"))
+        found = ringlog.table(f"{tmp_path}/root", "SELECT body FROM logs WHERE service = 'app' ORDER BY 1").fetchall()
+        assert found == [("2026-01-01 00:00:00 INFO one",), ("no idea",)]
+        steps = subprocess.run(
+            [
+                bin / "ringlog",
+                "sql",
+                "SELECT scope, count(*) n FROM logs WHERE service = 'training' GROUP BY ALL",
+                "--format=json",
+            ],
+            env={**environment, "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        counts = {row["scope"]: row["n"] for row in map(json.loads, steps.stdout.splitlines())}
+        assert counts == {"trainer": 40, "evaluate": 1, "driver": 1}
+    finally:
+        # By pid, below this head's own folder: `ray stop` would end every Ray of this machine.
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(tmp_path).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                continue  # it has ended by itself

@@ -1,0 +1,172 @@
+"""The whole path on a real Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import ringlog
+
+pytestmark = pytest.mark.cluster
+
+
+def name() -> str:
+    """A service of one test's own."""
+    return f"service-{uuid.uuid4().hex[:8]}"
+
+
+def count(service: str) -> int:
+    return int(ringlog.sql("SELECT count(*) FROM logs WHERE service = ?", [service]).fetchall()[0][0])
+
+
+def command(*arguments: str, stdin: str | None = None, code: int = 0) -> str:
+    """Run `ringlog …` as a user does, against the cluster of this test."""
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ringlog")), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "RAY_ADDRESS": address},
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_a_record_is_visible_at_once_after_its_ack_and_after_the_archive(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+    ack = ringlog.submit_logs([{"body": f"{number}", "service": service, "n": number} for number in range(100)])
+    assert (ack.records, ack.level, len(ack.parts)) == (100, "quorum", 1)
+    assert count(service) == 100
+    assert not ack.stored()
+    ringlog.flush()
+    assert ack.stored()
+    assert count(service) == 100
+    rows = ringlog.sql("SELECT (attributes->>'n')::INT FROM logs WHERE service = ? ORDER BY record_offset", [service])
+    assert [number for (number,) in rows.fetchall()] == list(range(100))
+
+
+def test_tail_gives_what_is_committed(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+    live = ringlog.tail(service=service)
+    ringlog.submit_logs({"body": "first", "service": service})
+    assert next(live)["body"].to_pylist() == ["first"]
+    ringlog.submit_logs({"body": "second", "service": service})
+    assert next(live)["body"].to_pylist() == ["second"]
+    live.close()  # type: ignore[attr-defined]
+
+
+def test_futures_settle_and_many_threads_may_submit(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+    futures: list[Any] = []
+
+    def submit(thread: int) -> None:
+        for number in range(50):
+            futures.append(ringlog.submit_logs({"body": f"{thread}/{number}", "service": service}, wait=False))
+
+    threads = [threading.Thread(target=submit, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(future.result(30).records for future in futures) == 200
+    found = ringlog.sql("SELECT count(*), count(DISTINCT body) FROM logs WHERE service = ?", [service]).fetchall()
+    assert found == [(200, 200)]
+
+
+def test_tasks_and_actors_log_with_their_ids(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+
+    @ray.remote(num_cpus=0)
+    def work() -> str:
+        ringlog.submit_logs({"body": "from a task", "service": service})
+        return ray.get_runtime_context().get_task_id()
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def work(self) -> str:
+            logger = logging.getLogger("worker")
+            handler = ringlog.LogHandler(service)
+            logger.addHandler(handler)
+            logger.error("from an actor", extra={"part": 7})
+            handler.flush()
+            return ray.get_runtime_context().get_actor_id()
+
+    task, actor = ray.get(work.remote()), ray.get(Worker.remote().work.remote())
+    rows = ringlog.search(service=service).arrow().to_pylist()
+    by_body = {row["body"]: row for row in rows}
+    assert by_body["from a task"]["ray_task_id"] == task
+    assert by_body["from an actor"]["ray_actor_id"] == actor
+    assert by_body["from an actor"]["severity_number"] == 17
+    assert json.loads(by_body["from an actor"]["attributes"])["part"] == 7
+    assert all(row["ray_node_id"] and row["ray_job_id"] and row["pid"] and row["host"] for row in rows)
+
+
+def test_a_bad_record_is_named_and_nothing_is_sent(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+    with pytest.raises(ringlog.InvalidRecord, match="record 1: timestamp"):
+        ringlog.submit_logs([{"service": service}, {"service": service, "timestamp": "yesterday"}])
+    assert count(service) == 0
+
+
+def test_a_forked_child_connects_anew(pipeline: ringlog.Pipeline) -> None:
+    pid = os.fork()
+    if pid == 0:
+        from ringlog.client import current
+
+        os._exit(0 if current._current is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    service = name()
+    ringlog.submit_logs({"service": service})
+    assert count(service) == 1
+
+
+def test_starting_twice_finds_the_one_that_runs(pipeline: ringlog.Pipeline) -> None:
+    root = pipeline.status()["root"]
+    with pytest.raises(ringlog.ConfigurationError, match="ringlog down"):
+        ringlog.start(root + "-other")
+    assert ringlog.connect().status()["root"] == root
+
+
+def test_the_command_line(pipeline: ringlog.Pipeline, tmp_path: Path) -> None:
+    service = name()
+    lines = [f"2026-01-02 03:04:05,{number:03d} ERROR line {number}" for number in range(500)]
+    (tmp_path / f"{service}.log").write_bytes("\r\n".join(lines).encode())
+    told = json.loads(command("ingest", str(tmp_path / "*.log"), "--json").splitlines()[-1])
+    assert (told["accepted"], told["rejected"]) == (500, 0)
+    assert told["records_per_second"] > 0
+    rows = [
+        json.loads(row)
+        for row in command("sql", f"SELECT body FROM logs WHERE service = '{service}'", "--format", "json").splitlines()
+    ]
+    assert sorted(row["body"] for row in rows) == sorted(lines)
+    command("submit", "--service", service, stdin='{"body": "as JSON", "n": 1}\nas text\n')
+    found = command("search", "AS ", "--service", service, "--json").splitlines()
+    assert sorted(json.loads(row)["body"] for row in found) == ["as JSON", "as text"]
+    status = json.loads(command("status", "--json"))
+    assert {shard["leader"] for shard in status["shards"].values()} == {"shard-0", "shard-1", "shard-2"}
+    assert "one SELECT" in command("sql", "DROP VIEW logs", code=1)
+    assert "names no file" in command("ingest", str(tmp_path / "none.log"), code=1)
+    assert "line 2: timestamp" in command("submit", stdin='{"body": "x"}\n{"timestamp": "never"}\n', code=1)
+
+
+def test_a_killed_shard_actor_loses_nothing(pipeline: ringlog.Pipeline) -> None:
+    service = name()
+    ack = ringlog.submit_logs([{"body": str(number), "service": service} for number in range(50)])
+    leader = ringlog.status()["shards"][ack.parts[0].shard]["leader"]
+    os.kill(ringlog.status()["actors"][leader]["pid"], signal.SIGKILL)
+    assert ringlog.submit_logs({"body": "after", "service": service}).records == 1
+    assert count(service) == 51
