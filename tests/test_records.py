@@ -323,7 +323,7 @@ def test_the_same_records_from_anywhere_are_the_same_batch(given_rows: list[dict
     kinds = {"timestamp": pa.timestamp("us")}
     names = list(given_rows[0])
     table = pa.Table.from_pylist(given_rows, pa.schema([(name, kinds.get(name, pa.string())) for name in names]))
-    present = [{name: value for name, value in one.items() if value is not None} for one in given_rows]
+    present = [{name: one[name] for name in names if one[name] is not None} for one in given_rows]
     expected = to_record_batch(present, observed_ns=NOW)
     frame = table.to_pandas()
     for source in (table, table.to_batches()[0], frame, pl.from_arrow(table), duckdb.from_arrow(table)):
@@ -331,7 +331,11 @@ def test_the_same_records_from_anywhere_are_the_same_batch(given_rows: list[dict
 
 
 def test_another_name_counts_in_the_rows_where_the_column_is_null() -> None:
-    given = [{"body": "a", "message": "m", "msg": "x"}, {"body": None, "message": "n"}, {"body": None, "msg": "o"}]
+    given: list[dict[str, Any]] = [
+        {"body": "a", "message": "m", "msg": "x"},
+        {"body": None, "message": "n"},
+        {"body": None, "msg": "o"},
+    ]
     found = rows(pa.Table.from_pylist(given, pa.schema([(name, pa.string()) for name in given[0]])))
     expected = rows([{name: value for name, value in one.items() if value is not None} for one in given])
     assert found == expected

@@ -275,8 +275,8 @@ def _whole(column: Column) -> Column:
         return column
     try:
         return column.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return column
+    except pa.ArrowInvalid:  # some are no whole numbers: those alone are problems
+        return [int(value) if value is not None and value.is_integer() else value for value in column.to_pylist()]
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

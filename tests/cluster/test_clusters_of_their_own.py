@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -47,6 +49,7 @@ def test_right_after_an_ack_a_sigkill_of_every_process_leaves_it_in_a_majority_o
         running.submit_logs([{"body": body, "service": "s"} for body in bodies])
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+        running.close()
         holders = [actor for actor, found in journals(journal_dir).items() if set(bodies) <= set(found)]
         assert len(holders) >= 2
         assert not list(root.glob("logs/date=*")), "it was not in the table that they were found"
@@ -86,23 +89,22 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs), "the chart"
-    assert any("2001" in str(output.get("data", {}).get("text/plain", "")) for output in outputs[-2:]) or "2004" in str(
-        outputs[-1]
-    )
+    assert "2004" in str(outputs[-1]), "2,000 records, one from logging, three from the task"
 
 
 def test_the_jobs_run_by_ray_job_submit(tmp_path: Path) -> None:
     """A Ray of `ray start`, as `ringlog up` makes one, with its dashboard, on ports of its own."""
     bin = Path(sys.executable).parent
+    short = tempfile.mkdtemp(prefix="rl-")  # Ray's sockets lie below it, and their paths have a limit
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)}
     address = "127.0.0.1:6399"
     ports = [
         "--port=6399",
         "--dashboard-port=8299",
         "--dashboard-agent-listen-port=52399",
-        "--ray-client-server-port=10399",
+        "--ray-client-server-port=9399",
     ]
-    start = ["start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={tmp_path}/r", *ports]
+    start = ["start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={short}", *ports]
     subprocess.run([bin / "ray", *start], env=environment, check=True, capture_output=True, timeout=90)
 
     def submit(*arguments: str) -> str:
@@ -145,7 +147,8 @@ def test_the_jobs_run_by_ray_job_submit(tmp_path: Path) -> None:
         # By pid, below this head's own folder: `ray stop` would end every Ray of this machine.
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if str(tmp_path).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                if short.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
                     os.kill(int(path.parent.name), signal.SIGKILL)
             except (OSError, ProcessLookupError):
                 continue  # it has ended by itself
+        shutil.rmtree(short, ignore_errors=True)

@@ -45,6 +45,7 @@ class RemoteActor:
 
     def call(self, method: str, *arguments: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
         """The method's answer. Raises `Unavailable`, or the ringlog error that the method raised."""
+        _require_ray()
         try:
             return ray.get(getattr(self._handle, method).remote(*arguments), timeout=timeout_s)
         except RayTaskError as error:
@@ -151,12 +152,19 @@ def _actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: A
 
 def find_actor(name: str) -> RemoteActor:
     """The running actor of this name. Raises `Unavailable` when there is none."""
+    _require_ray()
     try:
         return RemoteActor(ray.get_actor(name, namespace=NAMESPACE), name)
     except ValueError as error:
         raise Unavailable(
             "no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()"
         ) from error
+
+
+def _require_ray() -> None:
+    """Any call into a Ray that has been left would start another one, unasked."""
+    if not ray.is_initialized():
+        raise Unavailable("this process has left its Ray cluster: connect again with ringlog.connect()")
 
 
 def join_ray(start_local: bool) -> None:

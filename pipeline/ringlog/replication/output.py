@@ -97,7 +97,7 @@ Answer = Accepted | Full | Refused | Deposed | Confirmation
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """``store`` in this order; ``send`` messages, also to the metadata store and the table; ``reply``: (caller, answer)."""
+    """``store`` in this order; ``send`` messages, also to the metadata store and the table; ``reply`` to callers."""
 
     store: tuple[StoreOp, ...] = ()
     send: tuple[Any, ...] = ()
