@@ -60,6 +60,10 @@ def _nanos(value: Any) -> int:
     if isinstance(value, np.datetime64) or hasattr(value, "to_datetime64"):
         moment = value if isinstance(value, np.datetime64) else value.to_datetime64()
         if not np.isnat(moment):
+            # numpy wraps around where nanoseconds do not reach, into a time that looks right.
+            seconds = int(moment.astype("datetime64[s]").astype(np.int64))
+            if not 0 <= seconds <= TIME_NS_MAX // 10**9:
+                return seconds * 10**9
             return int(moment.astype("datetime64[ns]").astype(np.int64))
     elif isinstance(value, int | np.integer):
         return int(value)
@@ -158,7 +162,7 @@ def _is_plain(item: tuple[Any, Any]) -> bool:
 
 def _plain(value: Any, depth: int) -> Any:
     if depth < 0:
-        raise ValueError(f"it is nested deeper than {DEPTH_MAX} levels: flatten it")
+        raise ValueError(f"is nested deeper than {DEPTH_MAX} levels: flatten it")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -169,7 +173,7 @@ def _plain(value: Any, depth: int) -> Any:
         return float(value) if math.isfinite(value) else str(value).replace("nan", "NaN").replace("inf", "Infinity")
     if isinstance(value, Mapping):
         if len(value) > KEYS_MAX:
-            raise ValueError(f"it has {len(value)} keys: {KEYS_MAX} at most")
+            raise ValueError(f"has {len(value)} keys: {KEYS_MAX} at most")
         return {_key(key): _plain(part, depth - 1) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(part, depth - 1) for part in value]
@@ -185,7 +189,7 @@ def _plain(value: Any, depth: int) -> Any:
 def _key(key: Any) -> str:
     word = text(key if isinstance(key, str) else str(key)) or ""
     if len(word.encode()) > KEY_BYTES_MAX:
-        raise ValueError(f"the key {_show(word)} is longer than {KEY_BYTES_MAX} bytes")
+        raise ValueError(f"has the key {_show(word)}, longer than {KEY_BYTES_MAX} bytes")
     return word
 
 
@@ -206,5 +210,8 @@ def hex_id(value: Any, length: int) -> str | None:
 
 
 def _show(value: Any) -> str:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        shown = f"<{type(value).__name__}>"
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
