@@ -25,7 +25,6 @@ def logger(part: str) -> logging.Logger:
     return found
 
 
-@ray.remote(num_cpus=0)
 class Trainer:
     """Holds a part of the data and gives the gradient of its loss."""
 
@@ -49,7 +48,6 @@ class Trainer:
             handler.flush()
 
 
-@ray.remote(num_cpus=0)
 def evaluate(weights: np.ndarray) -> float:
     """The error of ``weights`` against the line that made the data."""
     log = logger("evaluate")
@@ -66,12 +64,13 @@ def main() -> None:
     """Train, evaluate, and show what was logged."""
     ray.init(ignore_reinit_error=True)
     log = logger("driver")
-    trainers = [Trainer.remote(rank) for rank in range(2)]
+    trainers = [ray.remote(Trainer).options(num_cpus=0).remote(rank) for rank in range(2)]
     weights = np.zeros(2)
     for step in range(STEPS):
         gradients = ray.get([trainer.gradient.remote(weights, step) for trainer in trainers])
         weights = weights - 0.2 * np.mean(gradients, axis=0)
-    log.info("trained: %s", weights.round(3).tolist(), extra={"distance": ray.get(evaluate.remote(weights))})
+    distance = ray.get(ray.remote(evaluate).options(num_cpus=0).remote(weights))
+    log.info("trained: %s", weights.round(3).tolist(), extra={"distance": distance})
     ray.get([trainer.finish.remote() for trainer in trainers])
     log.handlers[0].flush()
     print(
