@@ -22,7 +22,7 @@ from ringlog.actors.controller import Controller
 from ringlog.actors.router import Router
 from ringlog.actors.shard import Place, ShardHost
 from ringlog.control import shard_names
-from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
+from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, RinglogError, Unavailable
 from ringlog.metadata import open_store
 from ringlog.metadata.records import PIPELINE_KEY
 from ringlog.settings import Settings
@@ -214,7 +214,7 @@ def _pipeline_id(settings: Settings) -> str:
     made = {"id": uuid.uuid4().hex, "shards": settings.shards}
     try:
         store.compare_and_set(PIPELINE_KEY, orjson.dumps(made), 0)
-    except Conflict:
+    except (Conflict, OutcomeUnknown):
         found = store.get(PIPELINE_KEY)
         made = orjson.loads(found.value) if found else made
     if made["shards"] != settings.shards:

@@ -44,8 +44,9 @@ class Router:
             if leading and now - self._rebalanced >= self._interval_s:
                 self._rebalanced = now
                 changed = self._balanced(changed, now)
-            if asdict(changed) != asdict(self._routes):
-                self._routes = replace(changed, version=self._routes.version + 1)
+            # Loads change all the time and move nothing by themselves: they alone make no new version.
+            same = asdict(replace(changed, loads={})) == asdict(replace(self._routes, loads={}))
+            self._routes = changed if same else replace(changed, version=self._routes.version + 1)
 
     def _balanced(self, routes: Routes, now: float) -> Routes:
         loads = self._shard_loads.rates(now)

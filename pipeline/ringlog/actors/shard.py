@@ -417,16 +417,24 @@ class ShardHost:
         key = shard_key(change.state.shard)
         try:
             written = self._store.compare_and_set(key, shard_state_to_bytes(change.state), change.expected)
-        except (Conflict, OutcomeUnknown) as error:
-            found = self._store.get(key)
-            deadline = time.monotonic() + TAKEOVER_DEADLINE_S
-            while found is None and time.monotonic() < deadline:
-                threading.Event().wait(_METADATA_RETRY_S)
-                found = self._store.get(key)
-            if found is None:
-                raise Unavailable(f"the metadata store does not say who leads {change.state.shard}") from error
-            return Claimed(shard_state_from_bytes(found.value), found.version)
+        except (Conflict, OutcomeUnknown):
+            return self._standing(key)
         return Claimed(change.state, written.version)
+
+    def _standing(self, key: str) -> Claimed:
+        """What the metadata store says now; asked until it answers, because an open is never walked away from."""
+        deadline = time.monotonic() + TAKEOVER_DEADLINE_S
+        pause = threading.Event()
+        while True:
+            try:
+                found = self._store.get(key)
+            except Unavailable:
+                found = None
+            if found is not None:
+                return Claimed(shard_state_from_bytes(found.value), found.version)
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"the metadata store does not say what stands at {key}")
+            pause.wait(_METADATA_RETRY_S)
 
     # What the archiver asks and tells.
 
