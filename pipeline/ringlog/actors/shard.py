@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from ringlog.actors.answers import answer_to, declined, invalid, rows
 from ringlog.actors.archiver import Archiver, Unflushed
 from ringlog.actors.followers import Followers
 from ringlog.actors.replicas import HostedReplica
@@ -27,25 +28,22 @@ from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, Unav
 from ringlog.metadata import MetadataStore
 from ringlog.metadata.records import shard_key, shard_state_from_bytes, shard_state_to_bytes
 from ringlog.replication import (
-    Accepted,
     Claimed,
     CompareAndSet,
     Confirmation,
     Deposed,
     Entry,
-    Full,
     Leader,
     Member,
     Output,
     ReadStored,
-    Refused,
     Stored,
     Takeover,
 )
-from ringlog.schema import TABLE_SCHEMA, unpack, with_position
+from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import Settings
 from ringlog.storage import Table
-from ringlog.wire import Acknowledged, Declined, Link, Server, Submit, TailReply, decode, encode
+from ringlog.wire import Link, Server, Submit, TailReply, decode, encode
 
 _logger = logging.getLogger(__name__)
 
@@ -195,9 +193,9 @@ class ShardHost:
             return
         if not isinstance(message, Submit):
             raise InvalidRecord(f"a producer sends batches, not {type(message).__name__}")
-        invalid = _invalid(message)
-        if invalid:
-            send(encode(_declined(message, "invalid", invalid)))
+        problem = invalid(message)
+        if problem:
+            send(encode(declined(message, "invalid", problem)))
         else:
             self._inbox.put(lambda: self._submit(message, send))
 
@@ -219,7 +217,7 @@ class ShardHost:
             raise Unavailable(f"no majority of {shard} confirmed its leader in {deadline_s:g} s") from None
         if isinstance(answer, Deposed):
             raise Fenced(f"{self.actor} does not lead {shard}", answer.promised)
-        batches = (_rows(shard, entry) for entry in answer.entries)
+        batches = (rows(shard, entry) for entry in answer.entries)
         return TailReply(shard, answer.epoch, answer.base, answer.committed, batches)
 
     def follow(self, shard: str, start: int | None, gone: Callable[[], bool]) -> TailReply:
@@ -235,7 +233,7 @@ class ShardHost:
 
         epoch, base, committed, entries = self._call(begin)
         none = pa.RecordBatch.from_pylist([], schema=TABLE_SCHEMA)
-        return TailReply(shard, epoch, base, committed, (_rows(shard, entry) if entry else none for entry in entries))
+        return TailReply(shard, epoch, base, committed, (rows(shard, entry) if entry else none for entry in entries))
 
     # The inbox: everything below runs in its thread alone.
 
@@ -302,11 +300,11 @@ class ShardHost:
         leader = self._leaders.get(submit.shard)
         if leader is None or leader.epoch != submit.epoch:
             epoch = leader.epoch if leader else 0
-            send(encode(_declined(submit, "fenced", f"{self.actor} leads another epoch", epoch=epoch)))
+            send(encode(declined(submit, "fenced", f"{self.actor} leads another epoch", epoch=epoch)))
             return
         self._appended_bytes += len(submit.payload)
         output = leader.append(
-            lambda answer: send(encode(_answer(submit, answer))),
+            lambda answer: send(encode(answer_to(submit, answer))),
             submit.producer,
             submit.producer_epoch,
             submit.sequence,
@@ -501,34 +499,3 @@ class ShardHost:
             "appended_bytes": self._appended_bytes,
             "archive_trouble": self._archiver.trouble,
         }
-
-
-def _rows(shard: str, entry: Entry) -> pa.RecordBatch:
-    return with_position(unpack(entry.payload), shard, entry.start)
-
-
-def _invalid(submit: Submit) -> str | None:
-    try:
-        records = unpack(submit.payload, validate=True).num_rows
-    except InvalidRecord as error:
-        return str(error)
-    return None if records == submit.records else f"the batch holds {records} records, not {submit.records}"
-
-
-def _declined(submit: Submit, reason: Any, message: str, epoch: int = 0, expected: int = -1) -> Declined:
-    return Declined(submit.shard, submit.producer_epoch, submit.sequence, reason, message, epoch, expected)
-
-
-def _answer(submit: Submit, answer: Any) -> Acknowledged | Declined:
-    if isinstance(answer, Accepted):
-        return Acknowledged(
-            submit.shard, submit.producer_epoch, submit.sequence, answer.epoch, answer.start, answer.end
-        )
-    if isinstance(answer, Full):
-        message = f"{submit.shard} holds {answer.held_bytes} bytes that are not archived yet"
-        return _declined(submit, "overloaded", message)
-    if isinstance(answer, Refused):
-        if answer.expected is None:
-            return _declined(submit, "rejected", answer.reason)
-        return _declined(submit, "expected", answer.reason, expected=answer.expected)
-    return _declined(submit, "unknown", "the leadership ended before a majority answered", epoch=answer.promised)
