@@ -434,8 +434,6 @@ class ShardHost:
                 raise Unavailable(f"the metadata store does not say what stands at {key}")
             pause.wait(_METADATA_RETRY_S)
 
-    # What the archiver asks and tells.
-
     def _unflushed(self) -> list[Unflushed]:
         def collect() -> list[Unflushed]:
             return [
