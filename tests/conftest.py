@@ -24,7 +24,14 @@ def local_ray(**options: object) -> Iterator[None]:
     """A Ray on loopback that ends with the block."""
     import ray
 
-    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, log_to_driver=False, **options)
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        num_cpus=2,
+        log_to_driver=False,
+        **options,
+    )
     try:
         yield
     finally:

@@ -178,7 +178,7 @@ def join_ray(start_local: bool) -> None:
             raise Unavailable(
                 "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
             ) from None
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+        ray.init(address="local", log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
 
 
 def leave_ray() -> None:
