@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from ringlog.errors import RinglogError
-from ringlog.replication import Entry
-from ringlog.replication.invariants import require
+from ringlog.replication import Entry, to_archive
 from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
@@ -27,6 +25,7 @@ class Unflushed:
     """What a leader has committed and not yet seen in the table: ``entries`` cover ``[trimmed, committed)``."""
 
     shard: str
+    epoch: int
     trimmed: int
     committed: int
     entries: Sequence[Entry]
@@ -126,22 +125,19 @@ class Archiver:
         old = now - since >= self._settings.flush_age_s
         return demanded or part.wanted or old or part.bytes >= self._settings.flush_bytes
 
-    def _piece(self, part: Unflushed, snapshot: Snapshot) -> list[Entry]:
+    def _piece(self, part: Unflushed, snapshot: Snapshot) -> tuple[Entry, ...]:
         """The entries from where the table ends, as many as one flush takes."""
         stored = snapshot.stored(part.shard)
-        require(
-            part.trimmed <= stored <= part.committed,
-            "SL-6",
-            f"the table holds {part.shard} up to {stored}, its leader [{part.trimmed}, {part.committed})",
+        return to_archive(
+            part.shard,
+            part.epoch,
+            part.entries,
+            part.trimmed,
+            part.committed,
+            stored,
+            snapshot.fence(part.shard),
+            self._settings.flush_bytes,
         )
-        taken = 0
-
-        def fits(entry: Entry) -> bool:
-            nonlocal taken
-            taken += len(entry.payload)
-            return taken - len(entry.payload) < self._settings.flush_bytes
-
-        return list(takewhile(fits, (entry for entry in part.entries if entry.start >= stored)))
 
     def _write(self, shard: str, entries: Sequence[Entry]) -> list[Segment]:
         batches = [with_position(unpack(entry.payload), shard, entry.start) for entry in entries]

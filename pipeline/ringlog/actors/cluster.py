@@ -71,7 +71,7 @@ class _ShardActor:
             actor,
             settings,
             Path(settings.journal_dir) / pipeline / actor,
-            open_store(settings.root, settings.storage_options()),
+            open_store(settings.root, settings.storage_options(), settings.metadata),
             token,
             get_node_ip_address(),
             _end_process,
@@ -210,7 +210,7 @@ def connect() -> Cluster:
 
 def _pipeline_id(settings: Settings) -> str:
     """The id of the pipeline of this root, made when the root is first used; its number of shards never changes."""
-    store = open_store(settings.root, settings.storage_options())
+    store = open_store(settings.root, settings.storage_options(), settings.metadata)
     made = {"id": uuid.uuid4().hex, "shards": settings.shards}
     try:
         store.compare_and_set(PIPELINE_KEY, orjson.dumps(made), 0)

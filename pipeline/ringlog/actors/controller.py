@@ -134,10 +134,11 @@ class Controller:
         return statuses
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
-        leaders = {}
+        leaders, committed = {}, {}
         for shard in self._reconciler.actors:
             actor = leader_of(shard, statuses)
             if actor is not None:
+                committed[shard] = statuses[actor]["leading"][shard]["committed"]
                 leaders[shard] = {
                     "shard": shard,
                     "actor": actor,
@@ -145,7 +146,7 @@ class Controller:
                     "epoch": statuses[actor]["leading"][shard]["epoch"],
                 }
         taken = {actor: status["appended_bytes"] for actor, status in statuses.items()}
-        self._router.call("publish", leaders, taken, timeout_s=CALL_DEADLINE_S)
+        self._router.call("publish", leaders, committed, taken, timeout_s=CALL_DEADLINE_S)
 
     def _take_over(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         shard = takeover.shard

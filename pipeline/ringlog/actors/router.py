@@ -21,7 +21,7 @@ class Router:
         self._key_loads: LoadMeter[int] = LoadMeter()
         self._taken: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._routes = Routes(time.time_ns(), tuple(shards), {}, dict.fromkeys(shards, 1.0))
+        self._routes = Routes(time.time_ns(), tuple(shards), {}, weights=dict.fromkeys(shards, 1.0))
 
     def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:
         """The newest routes as plain values; ``key_bytes`` is what the client sent for each key since it last asked."""
@@ -31,8 +31,10 @@ class Router:
                 self._key_loads.observe(key, size, now)
             return self._routes.to_plain()
 
-    def publish(self, leaders: Mapping[str, Mapping[str, Any]], taken: Mapping[str, int]) -> None:
-        """Who leads which shard, and how many bytes each shard actor has taken since it began."""
+    def publish(
+        self, leaders: Mapping[str, Mapping[str, Any]], committed: Mapping[str, int], taken: Mapping[str, int]
+    ) -> None:
+        """Who leads which shard, how far each is committed, and how many bytes each shard actor has taken."""
         now = time.monotonic()
         leading = {shard: Leading(**one) for shard, one in leaders.items()}
         with self._lock:
@@ -40,12 +42,14 @@ class Router:
                 before = self._taken.get(shard, 0)
                 self._shard_loads.observe(shard, total - before if total >= before else total, now)
                 self._taken[shard] = total
-            changed = replace(self._routes, leaders=leading)
+            # What a shard without a leader had committed stays so.
+            changed = replace(self._routes, leaders=leading, committed={**self._routes.committed, **committed})
             if leading and now - self._rebalanced >= self._interval_s:
                 self._rebalanced = now
                 changed = self._balanced(changed, now)
-            # Loads change all the time and move nothing by themselves: they alone make no new version.
-            same = asdict(replace(changed, loads={})) == asdict(replace(self._routes, loads={}))
+            # These change all the time and move nothing by themselves: they alone make no new version.
+            still: dict[str, Any] = {"loads": {}, "committed": {}}
+            same = asdict(replace(changed, **still)) == asdict(replace(self._routes, **still))
             self._routes = changed if same else replace(changed, version=self._routes.version + 1)
 
     def _balanced(self, routes: Routes, now: float) -> Routes:

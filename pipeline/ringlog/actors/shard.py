@@ -1,11 +1,12 @@
 """The shard actor: one process that leads some shards and keeps replicas of others.
 
-One thread, the inbox, runs every core; Flight's threads and the control plane only put events into it. Each replica
-has a thread for its disk, each stream one for what goes out, and one archiver serves all leaders.
+One thread, the inbox, runs every core; Flight's threads and the control plane only put events into it. Each
+participant has a thread for its disk, each stream one for what goes out, and one archiver serves all leaders.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,37 +21,42 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from ringlog.actors.answers import answer_to, declined, invalid, rows
 from ringlog.actors.archiver import Archiver, Unflushed
 from ringlog.actors.followers import Followers
-from ringlog.actors.replicas import HostedReplica
-from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, Unavailable
+from ringlog.actors.participants import HostedParticipant
+from ringlog.actors.payloads import invalid, rows
+from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, RinglogError, Unavailable
 from ringlog.metadata import MetadataStore
 from ringlog.metadata.records import shard_key, shard_state_from_bytes, shard_state_to_bytes
 from ringlog.replication import (
-    Claimed,
+    Answer,
     CompareAndSet,
     Confirmation,
     Deposed,
     Entry,
     Leader,
+    Leads,
     Member,
+    NotLeading,
+    Outpaced,
     Output,
+    Participant,
+    ReadState,
     ReadStored,
+    Standing,
     Stored,
-    Takeover,
+    Unanswered,
 )
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import Settings
 from ringlog.storage import Table
-from ringlog.wire import Link, Server, Submit, TailReply, decode, encode
+from ringlog.wire import Link, Server, Submit, TailReply, answer_to, declined, decode, encode
 
 _logger = logging.getLogger(__name__)
 
 TAKEOVER_DEADLINE_S = 15.0
 CALL_DEADLINE_S = 5.0
 CLOSE_DEADLINE_S = 1.0
-_METADATA_RETRY_S = 0.2
 
 T = TypeVar("T")
 
@@ -88,9 +94,7 @@ class ShardHost:
         self._token = token
         self._on_failure = on_failure
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._replicas: dict[str, HostedReplica] = {}
-        self._leaders: dict[str, Leader] = {}
-        self._takeovers: dict[str, tuple[Takeover, Future[int]]] = {}
+        self._participants: dict[str, HostedParticipant] = {}
         self._deadlines: dict[str, float] = {}
         self._actors: dict[str, str] = {}  # of a member's id
         self._locations: dict[str, str] = {}  # of an actor
@@ -113,7 +117,7 @@ class ShardHost:
 
     def replica_id(self, shard: str) -> str:
         """The id of this actor's replica of ``shard``; its journal is made where there is none."""
-        return self._call(lambda: self._replica(shard).id)
+        return self._call(lambda: self._participant(shard).id)
 
     def take_over(self, shard: str, wished: Iterable[Place], locations: Mapping[str, str]) -> int:
         """Lead ``shard``, with the members ``wished``; returns the epoch.
@@ -124,30 +128,36 @@ class ShardHost:
         places = list(wished)
         found = self._store.get(shard_key(shard))
         state = shard_state_from_bytes(found.value) if found else None
-        takeover = Takeover(
-            shard,
-            self.actor,
-            self.replica_id(shard),
-            state,
-            found.version if found else 0,
-            [Member(place.id, place.actor) for place in places],
-            self._settings.quorum,
-            uuid.uuid4().hex,
-        )
         future: Future[int] = Future()
 
-        def begin() -> None:
-            self._locations.update(locations)
-            self._actors.update({member.id: member.actor for member in (*takeover.former, *takeover.wished.values())})
-            self._locations.update({place.actor: place.location for place in places})
-            self._takeovers[shard] = (takeover, future)
-            self._dispatch(shard, takeover.start(time.monotonic()))
+        def settle(answer: Leads | Outpaced) -> None:
+            if isinstance(answer, Leads):
+                future.set_result(answer.epoch)
+            else:
+                future.set_exception(Fenced(f"another candidate for {shard} was ahead", answer.epoch))
 
-        self._inbox.put(begin)
+        def begin(participant: Participant) -> Output:
+            self._actors.update({member.id: member.actor for member in (state.members if state else ())})
+            self._actors.update({place.id: place.actor for place in places})
+            self._locations.update({**locations, **{place.actor: place.location for place in places}})
+            return participant.take_over(
+                settle,
+                state,
+                found.version if found else 0,
+                [Member(place.id, place.actor) for place in places],
+                self._settings.quorum,
+                uuid.uuid4().hex,
+                time.monotonic(),
+            )
+
+        self._call(lambda: self._participant(shard))
+        self._inbox.put(lambda: self._drive(shard, begin))
         try:
             return future.result(TAKEOVER_DEADLINE_S)
         except TimeoutError:
-            raise Unavailable(f"the takeover of {shard} waits for {self._call(takeover.waits_for)}") from None
+            raise Unavailable(
+                f"the takeover of {shard} waits for {self._call(lambda: self._waits_for(shard))}"
+            ) from None
 
     def status(self) -> dict[str, Any]:
         """What this actor leads and keeps, as plain values."""
@@ -175,8 +185,8 @@ class ShardHost:
         self._thread.join()
         for link in self._links.values():
             link.close()
-        for replica in self._replicas.values():
-            replica.close()
+        for participant in self._participants.values():
+            participant.close()
         self._calls.shutdown()
         # It waits for streams that other processes hold open; nothing of ours depends on them any more.
         ending = threading.Thread(target=self._server.shutdown, name="ringlog-shutdown", daemon=True)
@@ -189,7 +199,7 @@ class ShardHost:
         """A frame of a stream: decoded and checked here, decided in the inbox."""
         message = decode(frame)
         if kind == "replica":
-            self._inbox.put(lambda: self._to_replica(message, lambda reply: send(encode(reply))))
+            self._inbox.put(lambda: self._request(message, lambda reply: send(encode(reply))))
             return
         if not isinstance(message, Submit):
             raise InvalidRecord(f"a producer sends batches, not {type(message).__name__}")
@@ -201,22 +211,21 @@ class ShardHost:
 
     def tail(self, shard: str, deadline_s: float) -> TailReply:
         """The unflushed part, given after a quorum has confirmed the epoch in a round that begins now."""
-        future: Future[Confirmation | Deposed] = Future()
+        future: Future[Confirmation | Deposed | NotLeading] = Future()
 
         def ask() -> None:
-            leader = self._leaders.get(shard)
-            if leader is None:
-                future.set_result(Deposed(0, 0))
+            if shard in self._participants:
+                self._drive(shard, lambda one: one.read(future.set_result, time.monotonic()))
             else:
-                self._dispatch(shard, leader.read(future.set_result, time.monotonic()))
+                future.set_result(NotLeading(0))
 
         self._inbox.put(ask)
         try:
             answer = future.result(deadline_s)
         except TimeoutError:
             raise Unavailable(f"no majority of {shard} confirmed its leader in {deadline_s:g} s") from None
-        if isinstance(answer, Deposed):
-            raise Fenced(f"{self.actor} does not lead {shard}", answer.promised)
+        if not isinstance(answer, Confirmation):
+            raise Fenced(f"{self.actor} does not lead {shard}")
         batches = (rows(shard, entry) for entry in answer.entries)
         return TailReply(shard, answer.epoch, answer.base, answer.committed, batches)
 
@@ -224,7 +233,7 @@ class ShardHost:
         """What is committed from ``start`` on, as it is; ends when this leadership does."""
 
         def begin() -> tuple[int, int, int, Iterator[Entry | None]]:
-            leader = self._leaders.get(shard)
+            leader = self._leader(shard)
             if leader is None:
                 raise Fenced(f"{self.actor} does not lead {shard}")
             base = max(leader.committed if start is None else start, leader.trimmed)
@@ -271,100 +280,80 @@ class ShardHost:
             if deadline > now:
                 continue
             del self._deadlines[shard]
-            if shard in self._takeovers:
-                self._dispatch(shard, self._takeovers[shard][0].tick(now))
-            if shard in self._leaders:
-                self._dispatch(shard, self._leaders[shard].tick(now))
+            self._drive(shard, lambda one: one.tick(now))
 
-    def _replica(self, shard: str) -> HostedReplica:
-        if shard not in self._replicas:
+    def _participant(self, shard: str) -> HostedParticipant:
+        if shard not in self._participants:
             folder = self._journals / shard
-            self._replicas[shard] = HostedReplica(folder, shard, self._settings, self._on_failure)
-        return self._replicas[shard]
+            self._participants[shard] = HostedParticipant(self.actor, folder, shard, self._settings, self._on_failure)
+        return self._participants[shard]
 
-    def _to_replica(self, message: Any, deliver: Callable[[Any], None]) -> None:
-        replica = self._replicas.get(message.shard)
-        if replica is None or message.receiver != replica.id:
-            return
-        leader = self._leaders.get(message.shard)
-        if leader is not None and message.epoch > leader.epoch:
-            self._end_leadership(message.shard, leader.depose(message.epoch))
-        replica.handle(message, deliver)
+    def _leader(self, shard: str) -> Leader | None:
+        return self._participants[shard].core.leader if shard in self._participants else None
 
-    def _end_leadership(self, shard: str, output: Output) -> None:
-        del self._leaders[shard]
-        self._followers.end(shard)
+    def _waits_for(self, shard: str) -> str:
+        takeover = self._participants[shard].core.takeover
+        return takeover.waits_for() if takeover else "nothing any more"
+
+    def _drive(self, shard: str, event: Callable[[Participant], Output]) -> None:
+        """Let ``event`` happen to this actor's part in ``shard``, and carry out what comes of it."""
+        with self._noticing(shard):
+            output = event(self._participants[shard].core)
         self._dispatch(shard, output)
+
+    def _request(self, message: Any, deliver: Callable[[Any], None]) -> None:
+        if message.shard in self._participants:
+            with self._noticing(message.shard):
+                self._participants[message.shard].request(message, deliver)
+
+    @contextlib.contextmanager
+    def _noticing(self, shard: str) -> Iterator[None]:
+        """Followers hear of what is committed meanwhile, and of the end of a leadership."""
+        before = self._leader(shard)
+        committed = before.committed if before else 0
+        yield
+        leader = self._leader(shard)
+        if leader is not before:
+            self._followers.end(shard)
+            if leader is not None:
+                self._note_goal(shard, leader.trimmed)
+                _logger.info("%s leads %s in epoch %d", self.actor, shard, leader.epoch)
+        elif leader is not None and leader.committed > committed:
+            self._followers.push(shard, leader.committed_from(committed))
 
     def _submit(self, submit: Submit, send: Callable[[bytes], None]) -> None:
-        leader = self._leaders.get(submit.shard)
-        if leader is None or leader.epoch != submit.epoch:
-            epoch = leader.epoch if leader else 0
-            send(encode(declined(submit, "fenced", f"{self.actor} leads another epoch", epoch=epoch)))
+        def answer(result: Answer) -> None:
+            send(encode(answer_to(submit, result)))
+
+        if submit.shard not in self._participants:
+            answer(NotLeading(0))
             return
         self._appended_bytes += len(submit.payload)
-        output = leader.append(
-            lambda answer: send(encode(answer_to(submit, answer))),
-            submit.producer,
-            submit.producer_epoch,
-            submit.sequence,
-            submit.records,
-            submit.payload,
-            submit.acks,
-            time.monotonic(),
+        self._drive(
+            submit.shard,
+            lambda one: one.append(
+                answer,
+                submit.epoch,
+                submit.producer,
+                submit.producer_epoch,
+                submit.sequence,
+                submit.since,
+                submit.records,
+                submit.payload,
+                submit.acks,
+                time.monotonic(),
+            ),
         )
-        self._dispatch(submit.shard, output)
-
-    def _reply(self, message: Any) -> None:
-        """A replica answered a leader or a candidate of this actor."""
-        shard = message.shard
-        self._step(shard, message)
-        leader = self._leaders.get(shard)
-        if leader is None:
-            return
-        before = leader.committed
-        output = leader.handle(message, time.monotonic())
-        if leader.deposed_by is not None:
-            self._end_leadership(shard, output)
-            return
-        if leader.committed > before:
-            self._followers.push(shard, leader.committed_from(before))
-        self._dispatch(shard, output)
-
-    def _step(self, shard: str, message: Any) -> None:
-        """Feed a takeover; when it has opened, its leader begins."""
-        if shard not in self._takeovers:
-            return
-        takeover, future = self._takeovers[shard]
-        self._dispatch(shard, takeover.handle(message, time.monotonic()))
-        if takeover.phase == "lost":
-            del self._takeovers[shard]
-            future.set_exception(Fenced(f"another candidate for {shard} was ahead", takeover.epoch))
-        elif takeover.opened is not None:
-            del self._takeovers[shard]
-            opened = takeover.opened
-            self._leaders[shard] = Leader(
-                shard,
-                takeover.epoch,
-                opened.state.members,
-                opened.state.quorum,
-                takeover.own,
-                opened.trimmed,
-                opened.entries,
-                opened.producers,
-                self._settings.shard_buffer_bytes_max,
-            )
-            self._note_goal(shard, opened.trimmed)
-            _logger.info("%s leads %s in epoch %d", self.actor, shard, takeover.epoch)
-            future.set_result(takeover.epoch)
 
     def _dispatch(self, shard: str, output: Output) -> None:
-        """Send and reply at once: a leader and a takeover store nothing."""
+        """Send and reply at once: leaders and takeovers store nothing."""
         for message in output.send:
             if isinstance(message, CompareAndSet):
-                self._ask(shard, partial(self._compare_and_set, message))
+                self._ask(shard, message.state.nonce, partial(self._compare_and_set, message))
+            elif isinstance(message, ReadState):
+                self._ask(shard, message.nonce, partial(self._standing, shard, message.nonce))
             elif isinstance(message, ReadStored):
-                self._ask(shard, lambda: Stored(shard, self._table.open_or_create().stored(shard)))
+                self._ask(shard, message.nonce, partial(self._read_stored, message))
             else:
                 self._send(message)
         for caller, answer in output.reply:
@@ -375,7 +364,7 @@ class ShardHost:
     def _send(self, message: Any) -> None:
         actor = self._actors.get(message.receiver)
         if actor == self.actor:
-            self._to_replica(message, lambda reply: self._inbox.put(lambda: self._reply(reply)))
+            self._request(message, lambda reply: self._inbox.put(lambda: self._answer(reply)))
         elif actor in self._locations:
             self._link(message.shard, actor).send(encode(message))
 
@@ -390,70 +379,65 @@ class ShardHost:
 
     def _received(self, frame: memoryview) -> None:
         message = decode(frame)
-        self._inbox.put(lambda: self._reply(message))
+        self._inbox.put(lambda: self._answer(message))
 
-    def _ask(self, shard: str, call: Callable[[], Any]) -> None:
-        """Call the metadata store or the table from a thread that may wait; its answer goes to the takeover."""
+    def _answer(self, message: Any) -> None:
+        if message.shard in self._participants:
+            self._drive(message.shard, lambda one: one.answer(message, time.monotonic()))
+
+    def _ask(self, shard: str, nonce: str, call: Callable[[], Standing | Stored]) -> None:
+        """Call the metadata store or the table from a thread that may wait. The takeover asks again if it must."""
 
         def work() -> None:
+            answer: Standing | Stored | Unanswered
             try:
                 answer = call()
-            except Exception as error:  # noqa: BLE001  (the takeover's caller hears it)
-                self._inbox.put(partial(self._give_up, shard, error))
-            else:
-                self._inbox.put(partial(self._step, shard, answer))
+            except (RinglogError, OSError) as error:
+                answer = Unanswered(shard, nonce, str(error))
+            self._inbox.put(lambda: self._answer(answer))
 
         self._calls.submit(work)
 
-    def _give_up(self, shard: str, error: BaseException) -> None:
-        if shard in self._takeovers:
-            _, future = self._takeovers.pop(shard)
-            future.set_exception(error)
-
-    def _compare_and_set(self, change: CompareAndSet) -> Claimed:
-        """Write, then say what stands there; a lost answer is resolved by reading until there is one."""
-        key = shard_key(change.state.shard)
+    def _compare_and_set(self, change: CompareAndSet) -> Standing:
+        """Write, then say what stands there."""
+        state = change.state
         try:
-            written = self._store.compare_and_set(key, shard_state_to_bytes(change.state), change.expected)
+            written = self._store.compare_and_set(shard_key(state.shard), shard_state_to_bytes(state), change.expected)
         except (Conflict, OutcomeUnknown):
-            return self._standing(key)
-        return Claimed(change.state, written.version)
+            return self._standing(state.shard, state.nonce)
+        return Standing(state.shard, state.nonce, state, written.version)
 
-    def _standing(self, key: str) -> Claimed:
-        """What the metadata store says now; asked until it answers, because an open is never walked away from."""
-        deadline = time.monotonic() + TAKEOVER_DEADLINE_S
-        pause = threading.Event()
-        while True:
-            try:
-                found = self._store.get(key)
-            except Unavailable:
-                found = None
-            if found is not None:
-                return Claimed(shard_state_from_bytes(found.value), found.version)
-            if time.monotonic() >= deadline:
-                raise Unavailable(f"the metadata store does not say what stands at {key}")
-            pause.wait(_METADATA_RETRY_S)
+    def _standing(self, shard: str, nonce: str) -> Standing:
+        found = self._store.get(shard_key(shard))
+        return Standing(
+            shard, nonce, shard_state_from_bytes(found.value) if found else None, found.version if found else 0
+        )
+
+    def _read_stored(self, question: ReadStored) -> Stored:
+        fence = question.fence
+        snapshot = self._table.open_or_create() if fence is None else self._table.fence(question.shard, fence)
+        return Stored(question.shard, question.nonce, snapshot.stored(question.shard))
 
     def _unflushed(self) -> list[Unflushed]:
         def collect() -> list[Unflushed]:
             return [
                 Unflushed(
                     shard,
+                    leader.epoch,
                     leader.trimmed,
                     leader.committed,
                     leader.committed_from(leader.trimmed),
                     leader.waits_for_storing(),
                 )
-                for shard, leader in self._leaders.items()
+                for shard in self._participants
+                if (leader := self._leader(shard)) is not None
             ]
 
         return self._call(collect)
 
     def _note_stored(self, shard: str, end: int) -> None:
         def trim() -> None:
-            leader = self._leaders.get(shard)
-            if leader is not None:
-                self._dispatch(shard, leader.trim(end))
+            self._drive(shard, lambda one: one.stored(end))
             self._note_goal(shard, end)
 
         self._inbox.put(trim)
@@ -477,17 +461,19 @@ class ShardHost:
                 "quorum": leader.quorum,
                 "producers": len(leader.producers),
             }
-            for shard, leader in self._leaders.items()
+            for shard in self._participants
+            if (leader := self._leader(shard)) is not None
         }
         keeping = {
             shard: {
                 "id": replica.id,
-                "promised": replica.core.promised,
-                "log_epoch": replica.core.log_epoch,
-                "trimmed": replica.core.trimmed,
-                "end": replica.core.end,
+                "promised": replica.promised,
+                "log_epoch": replica.log_epoch,
+                "trimmed": replica.trimmed,
+                "end": replica.end,
             }
-            for shard, replica in self._replicas.items()
+            for shard, hosted in self._participants.items()
+            if (replica := hosted.core.replica)
         }
         return {
             "actor": self.actor,

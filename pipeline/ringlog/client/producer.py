@@ -61,6 +61,8 @@ class Producer:
         self._pending: deque[Batch] = deque()  # numbered, in order of their sequences
         self._waiting: deque[Batch] = deque()  # not numbered yet
         self._paused_until: float | None = None
+        self._committed = 0  # how far the shard is known to be committed
+        self._since = 0  # how far it was when this epoch began
         self._reason: RinglogError = Unavailable(f"{shard} could not be reached")
 
     def __len__(self) -> int:
@@ -71,9 +73,13 @@ class Producer:
         self._waiting.append(batch)
         return Step(send=list(self._sendable(now)))
 
-    def connected(self, leader_epoch: int, now: float) -> Step:
-        """There is a stream to the leader of ``leader_epoch``: send everything that is not acknowledged, again."""
+    def connected(self, leader_epoch: int, committed: int, now: float) -> Step:
+        """There is a stream to the leader of ``leader_epoch``: send everything that is not acknowledged, again.
+
+        ``committed`` is how far the shard is known to be committed.
+        """
         self._lost()
+        self._committed = max(self._committed, committed)
         self.leader_epoch = leader_epoch
         self._paused_until = None
         return Step(send=list(self._sendable(now)))
@@ -119,7 +125,12 @@ class Producer:
             step = self._renew(now)
             step.results.append((batch.caller, InvalidRecord(message.message)))
             return step
-        return self._renew(now)
+        # Not known any more: begin anew, from what the newest routes say is committed.
+        self._lost()
+        self.leader_epoch = None
+        step = self._renew(now)
+        step.routes = True
+        return step
 
     def tick(self, now: float) -> Step:
         """Resume after a pause, and tell whoever has waited for too long."""
@@ -163,6 +174,8 @@ class Producer:
             return
         while self._waiting and len(self._pending) < WINDOW:
             batch = self._waiting.popleft()
+            if self._next == 0:
+                self._since = self._committed
             batch.sequence = self._next
             self._next += 1
             self._pending.append(batch)
@@ -175,6 +188,7 @@ class Producer:
                     self.name,
                     self.producer_epoch,
                     batch.sequence,
+                    self._since,
                     batch.records,
                     batch.acks,
                     batch.payload,

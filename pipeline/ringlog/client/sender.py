@@ -235,7 +235,8 @@ class Sender:
             self._refresh(RETRY_S)
             return
         self._connections[shard] = connection
-        self._do(shard, producer.connected(leading.epoch, time.monotonic()))
+        committed = self._routes.committed.get(shard, 0)
+        self._do(shard, producer.connected(leading.epoch, committed, time.monotonic()))
 
     def _closed(self, shard: str, connection: Connection) -> None:
         if self._connections.get(shard) is connection:
@@ -314,6 +315,10 @@ class Sender:
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:
             self._routes = routes
+        for shard, producer in self._producers.items():
+            leading = self._routes.leaders.get(shard)
+            if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:
+                self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing
 
 
 def _counted(hashes: Any) -> tuple[list[int], list[int]]:

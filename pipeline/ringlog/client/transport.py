@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ringlog.errors import Unavailable
-from ringlog.replication import Append, Leader, Member, Replica, ReplicaState
+from ringlog.replication import NO_PRODUCERS, Append, Leader, Member, Replica, ReplicaState
 from ringlog.routing import Leading, Routes
 from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
 from ringlog.wire import (
-    Acknowledged,
-    Declined,
     Submit,
     TailReply,
+    answer_to,
     decode,
     encode,
     follow,
@@ -111,7 +110,7 @@ class MemoryTransport:
             "memory",
             0,
             (),
-            {},
+            NO_PRODUCERS,
             self.settings.shard_buffer_bytes_max,
         )
 
@@ -150,14 +149,7 @@ class MemoryTransport:
 
     def _append(self, submit: Submit, on_frame: OnFrame) -> None:
         def answer(result: Any) -> None:
-            message: Acknowledged | Declined = Declined(
-                submit.shard, submit.producer_epoch, submit.sequence, "overloaded", "the memory pipeline is full"
-            )
-            if hasattr(result, "start"):
-                message = Acknowledged(
-                    submit.shard, submit.producer_epoch, submit.sequence, 1, result.start, result.end
-                )
-            on_frame(memoryview(encode(message)))
+            on_frame(memoryview(encode(answer_to(submit, result))))
 
         acks: Any = "quorum" if submit.acks == "stored" else submit.acks
         output = self._leader.append(
@@ -165,6 +157,7 @@ class MemoryTransport:
             submit.producer,
             submit.producer_epoch,
             submit.sequence,
+            submit.since,
             submit.records,
             submit.payload,
             acks,

@@ -32,6 +32,7 @@ def shard_state_from_bytes(value: bytes) -> ShardState:
     try:
         fields = orjson.loads(value)
         members = tuple(Member(**member) for member in fields.pop("members"))
-        return ShardState(**fields, members=members)
+        gaps = tuple((epoch, start) for epoch, start in fields.pop("gaps"))
+        return ShardState(**fields, members=members, gaps=gaps)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CorruptionError(f"the metadata store holds something that is no shard state: {error}") from error

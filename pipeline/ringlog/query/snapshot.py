@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ringlog.errors import ConfigurationError, CorruptionError
+from ringlog.errors import ConfigurationError
+from ringlog.replication import already_stored
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage import Snapshot, Table
 
@@ -47,18 +48,12 @@ class Cut:
 
     def _unstored(self, tail: Tail) -> list[pa.RecordBatch]:
         stored = self.snapshot.stored(tail.shard) if self.snapshot else 0
-        if tail.base > stored:
-            raise CorruptionError(
-                f"{tail.shard} begins at {tail.base}, but the table, which was read later, ends at {stored}: the table "
-                "went back, or it is another one"
-            )
+        skip = already_stored(tail.shard, tail.base, stored)
         kept = []
-        start = tail.base
         for batch in tail.batches:
-            end = start + batch.num_rows
-            if end > stored:
-                kept.append(batch.slice(max(0, stored - start)))
-            start = end
+            if skip < batch.num_rows:
+                kept.append(batch.slice(skip))
+            skip = max(0, skip - batch.num_rows)
         return kept
 
 

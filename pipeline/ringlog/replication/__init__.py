@@ -1,13 +1,15 @@
 """Replication: pure state machines, values in and values out. Payloads are opaque bytes here.
 
-``Leader`` orders appends and says what to send; ``Replica`` keeps one durable copy; ``Takeover`` opens the next epoch
-over what the last one left. None of them does I/O, reads a clock or draws a random number: each takes an event and the
-time, and answers with an `Output`. docs/PROTOCOL.md has the rules, `invariants` their names.
+`Leader` orders appends and says what to send; `Replica` keeps one durable copy; `Takeover` opens the next epoch over
+what the last one left; a `Participant` is all of that of one shard in one shard actor; `archive` decides what goes into
+the table. None of them does I/O, reads a clock or draws a random number: each takes an event and the time, and answers
+with an `Output`. docs/PROTOCOL.md has the rules, `invariants` their names.
 """
 
-from ringlog.replication.dedup import Evicted, Expected, Known, New, ProducerTable, Superseded
+from ringlog.replication.archive import Outcome, already_stored, outcome, to_archive
+from ringlog.replication.dedup import NO_PRODUCERS, Evicted, Expected, Known, New, ProducerTable, Superseded
 from ringlog.replication.invariants import Violation
-from ringlog.replication.leader import Leader
+from ringlog.replication.leader import Acks, Leader
 from ringlog.replication.messages import (
     Append,
     Appended,
@@ -22,18 +24,25 @@ from ringlog.replication.messages import (
     Joined,
     Member,
     Message,
+    Producers,
+    Reply,
+    Request,
     Seal,
     Sealed,
     ShardState,
     Trim,
 )
 from ringlog.replication.output import (
+    NOTHING,
     Accepted,
     Answer,
     Confirmation,
     Deposed,
     Discard,
     Full,
+    Leads,
+    NotLeading,
+    Outpaced,
     Output,
     Promise,
     Refused,
@@ -41,23 +50,28 @@ from ringlog.replication.output import (
     StoreOp,
     Write,
 )
-from ringlog.replication.replica import Replica, ReplicaState
+from ringlog.replication.participant import Participant
+from ringlog.replication.replica import Replica, ReplicaState, is_still_itself
 from ringlog.replication.takeover import (
-    Claimed,
     CompareAndSet,
     Opened,
+    ReadState,
     ReadStored,
+    Standing,
     Stored,
     Takeover,
+    Unanswered,
 )
 
 __all__ = [
+    "NOTHING",
+    "NO_PRODUCERS",
     "Accepted",
+    "Acks",
     "Answer",
     "Append",
     "Appended",
     "Boundary",
-    "Claimed",
     "CompareAndSet",
     "Confirm",
     "Confirmation",
@@ -75,26 +89,41 @@ __all__ = [
     "Joined",
     "Known",
     "Leader",
+    "Leads",
     "Member",
     "Message",
     "New",
+    "NotLeading",
     "Opened",
+    "Outcome",
+    "Outpaced",
     "Output",
+    "Participant",
     "ProducerTable",
+    "Producers",
     "Promise",
+    "ReadState",
     "ReadStored",
     "Refused",
     "Replace",
     "Replica",
     "ReplicaState",
+    "Reply",
+    "Request",
     "Seal",
     "Sealed",
     "ShardState",
+    "Standing",
     "StoreOp",
     "Stored",
     "Superseded",
     "Takeover",
     "Trim",
+    "Unanswered",
     "Violation",
     "Write",
+    "already_stored",
+    "is_still_itself",
+    "outcome",
+    "to_archive",
 ]

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ringlog.replication.dedup import Evicted, Expected, Known, New, ProducerTable, Superseded, Verdict
-from ringlog.replication.invariants import require
+from ringlog.replication import invariants
+from ringlog.replication.dedup import Evicted, Expected, Known, New, ProducerTable, Superseded
 from ringlog.replication.messages import (
     Append,
     Appended,
@@ -131,15 +131,16 @@ class Leader:
         producer: str,
         producer_epoch: int,
         sequence: int,
+        since: int,
         records: int,
         payload: bytes,
         acks: Acks,
         now: float,
     ) -> Output:
-        """Order one batch of ``records`` records, or recognise the retry of one."""
+        """Order one batch of ``records`` records, or recognise the retry of one. ``since``: see `dedup`."""
         if self.deposed_by is not None:
             return Output(reply=((caller, Deposed(self.epoch, self.deposed_by)),))
-        verdict = self.producers.check(producer, producer_epoch, sequence)
+        verdict = self.producers.check(producer, producer_epoch, sequence, since)
         if isinstance(verdict, Known):
             return self._wait(caller, verdict.start, verdict.end, acks)
         if not isinstance(verdict, New):
@@ -174,7 +175,7 @@ class Leader:
             return Output(reply=self._confirmed())
         if not isinstance(message, Appended):
             return NOTHING
-        require(message.end <= self.end, "SL-1", f"{message} is beyond this epoch's end {self.end}")
+        invariants.one_leader(self.epoch, self.end, max(self.end, message.end))
         peer.end = max(peer.end, message.end)
         peer.overdue = None
         committed = max(self.committed, committed_end(self.ends().values(), self.quorum))
@@ -186,13 +187,17 @@ class Leader:
         return Output(send=self._rounds(now), reply=reply, deadline=self._deadline())
 
     def trim(self, offset: int) -> Output:
-        """The table holds everything below ``offset``: forget it, and let the replicas forget it."""
+        """The table holds everything below ``offset``: forget it, and let the replicas forget it.
+
+        Where that is more than was committed here, a later leader archived it: this leadership is over.
+        """
         if offset <= self.trimmed or self.deposed_by is not None:
             return NOTHING
-        require(offset <= self.committed, "SL-6", f"the table holds {offset}, beyond {self.committed}")
+        if offset > self.committed:
+            return self.depose(self.epoch + 1)
+        invariants.in_order(self.shard, self.trimmed, offset, self.committed)
         at = bisect_left(self.entries, offset, key=_start)
-        found = self.entries[at].start if at < len(self.entries) else self.end
-        require(found == offset, "SL-5", f"the table ends at {offset}, inside an entry")
+        invariants.aligned(offset, self.entries[at].start if at < len(self.entries) else self.end)
         for entry in self.entries[:at]:
             self._base.apply(entry)
             self.held_bytes -= len(entry.payload)
@@ -318,12 +323,11 @@ def _reached(level: deque[_Waiting], end: int) -> tuple[tuple[Any, Answer], ...]
     return tuple(answered)
 
 
-def _refusal(verdict: Verdict) -> Refused:
+def _refusal(verdict: Expected | Superseded | Evicted) -> Refused:
     if isinstance(verdict, Expected):
         return Refused(f"the next sequence of this producer is {verdict.sequence}", verdict.sequence)
     if isinstance(verdict, Superseded):
         return Refused(f"this producer has begun its epoch {verdict.producer_epoch}", None)
-    require(isinstance(verdict, Evicted), "SL-4", f"{verdict} is not a refusal")
     return Refused("this producer, or a sequence this old, is no longer remembered", None)
 
 

@@ -224,7 +224,8 @@ class ShardState:
 
     ``members`` are the replicas of the last epoch that **opened**; a claim leaves them untouched, and they are replaced
     in the same write that opens a newer epoch. ``claimant`` is the shard actor that claimed it. ``nonce`` tells one's
-    own write from another's when an answer was lost.
+    own write from another's when an answer was lost. ``gaps`` are the losses that an operator accepted: from
+    ``(epoch, start)``, what earlier epochs had acknowledged at ``start`` and above may be gone.
     """
 
     shard: str
@@ -234,3 +235,4 @@ class ShardState:
     nonce: str
     members: tuple[Member, ...]
     quorum: int
+    gaps: tuple[Boundary, ...] = ()

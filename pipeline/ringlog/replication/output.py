@@ -1,7 +1,7 @@
 """What a core asks for: first store, then send and reply; and wake me at the deadline.
 
 The order is the promise: nothing of ``send`` and ``reply`` may leave before all of ``store``, and of the outputs before
-it, is durable.
+it, is durable. Only replicas store; leaders and takeovers keep nothing, and what they say may leave at once.
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ class Deposed:
 
 
 @dataclass(frozen=True, slots=True)
+class NotLeading:
+    """Nobody here leads the epoch that was addressed; ``epoch`` is the one that is led here, 0 for none."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """The epoch was current after the read arrived; the entries of ``[base, committed)`` may be shown."""
 
@@ -92,7 +99,21 @@ class Confirmation:
     entries: tuple[Entry, ...]
 
 
-Answer = Accepted | Full | Refused | Deposed | Confirmation
+@dataclass(frozen=True, slots=True)
+class Leads:
+    """The takeover that was asked for has opened ``epoch``: the shard is led here."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outpaced:
+    """The takeover of ``epoch`` that was asked for is over: somebody else is ahead, or it was asked for again."""
+
+    epoch: int
+
+
+Answer = Accepted | Full | Refused | Deposed | NotLeading | Confirmation | Leads | Outpaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +127,16 @@ class Output:
 
     def __bool__(self) -> bool:
         return bool(self.store or self.send or self.reply)
+
+    def __add__(self, other: Output) -> Output:
+        """One after the other; the earlier deadline."""
+        deadlines = [one for one in (self.deadline, other.deadline) if one is not None]
+        return Output(
+            self.store + other.store,
+            self.send + other.send,
+            self.reply + other.reply,
+            min(deadlines, default=None),
+        )
 
 
 NOTHING = Output()

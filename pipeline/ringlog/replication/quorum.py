@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ringlog.replication.messages import Boundary, Sealed
 
@@ -23,6 +23,28 @@ def seals_needed(members: int, quorum: int) -> int:
     (2, 3, 1)
     """
     return members - quorum + 1
+
+
+def describe(ends: Mapping[str, int], quorum: int) -> str:
+    """How `committed_end` decides, drawn: a bar for each member, in the order of how far it holds the log.
+
+    >>> print(describe({"a": 30, "b": 10, "c": 20}, quorum=2))
+    b  >       10
+    c  ->      20  <- committed: 2 of 3 hold everything below
+    a  -->     30
+    """
+    order = sorted(ends, key=lambda member: (ends[member], member))
+    steps = sorted(set(ends.values()))
+    decisive = order[len(order) - quorum]
+    name, number, bar = max(map(len, order)), max(len(str(end)) for end in steps), len(steps)
+    lines = []
+    for member in order:
+        drawn = "-" * steps.index(ends[member]) + ">"
+        line = f"{member:<{name}}  {drawn:<{bar + 3}}  {ends[member]:>{number}}"
+        if member == decisive:
+            line += f"  <- committed: {quorum} of {len(order)} hold everything below"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def best(sealed: Iterable[Sealed]) -> Sealed:

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ringlog.replication.dedup import ProducerTable
-from ringlog.replication.invariants import require
+from ringlog.replication import invariants
+from ringlog.replication.dedup import NO_PRODUCERS, ProducerTable
 from ringlog.replication.messages import (
     Append,
     Appended,
@@ -45,8 +45,21 @@ class ReplicaState:
     log_epoch: int = NEVER_JOINED
     trimmed: int = 0
     boundaries: tuple[Boundary, ...] = ()
-    producers: Producers = field(default_factory=dict)
+    producers: Producers = field(default_factory=lambda: NO_PRODUCERS)
     entries: tuple[Entry, ...] = field(default=(), repr=False)
+
+
+def is_still_itself(fsync: str, closed: bool, boot_id: str, boot_id_now: str) -> bool:
+    """Whether a journal that is opened again holds all that its replica has answered for.
+
+    With ``group``, everything was on disk before it was answered for. Otherwise the kernel may have held some of it:
+    that is lost when the kernel ended (it has another boot id), unless the journal was closed. A replica that lost
+    something must never vote as who it was: it gets a new id and begins as empty.
+
+    >>> is_still_itself("interval", False, "boot-1", "boot-1"), is_still_itself("interval", False, "boot-1", "boot-2")
+    (True, False)
+    """
+    return fsync == "group" or closed or boot_id == boot_id_now
 
 
 class Replica:
@@ -110,11 +123,7 @@ class Replica:
         return Output(store, send=(sealed,))
 
     def _fetch(self, message: Fetch) -> Output:
-        require(
-            self.trimmed <= message.start <= self.end,
-            "SL-6",
-            f"asked for {message.start}, but the log is [{self.trimmed}, {self.end})",
-        )
+        invariants.in_order(self.shard, self.trimmed, message.start, self.end)
         at = self._index(message.start)
         answer = Entries(
             self.shard,
@@ -132,12 +141,9 @@ class Replica:
             return Output(send=(Joined(self.shard, self.id, message.epoch, self.end),))
         kept: list[Entry] = []
         if message.start > message.trimmed:
-            require(
-                self.trimmed <= message.trimmed and message.start <= self.end,
-                "SL-3",
-                f"asked to keep [{message.trimmed}, {message.start}), but the log is [{self.trimmed}, {self.end})",
-            )
+            invariants.in_order(self.shard, self.trimmed, message.trimmed, message.start)
             kept = self.entries[self._index(message.trimmed) : self._index(message.start)]
+        invariants.promise_kept(self.id, self.promised, message.epoch)
         self.promised = self.log_epoch = message.epoch
         self.trimmed, self.boundaries = message.trimmed, message.boundaries
         self._take(message.producers, [*kept, *message.entries])
@@ -162,11 +168,6 @@ class Replica:
         if message.start <= self.end:
             fresh = message.entries[bisect_left(message.entries, self.end, key=_start) :]
             if fresh:
-                require(
-                    fresh[0].start == self.end,
-                    "SL-3",
-                    f"an append begins at {fresh[0].start}, but the log ends at {self.end}",
-                )
                 self._extend(fresh)
                 store.append(Write(fresh))
         store.extend(self._trim(min(message.trimmed, self.end)))
@@ -192,19 +193,14 @@ class Replica:
 
     def _extend(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            require(
-                entry.start == self.end and entry.end > entry.start and entry.epoch <= self.log_epoch,
-                "SL-3",
-                f"{entry} does not follow a log of epoch {self.log_epoch} that ends at {self.end}",
-            )
+            invariants.follows(self.end, entry.start, entry.end, entry.producer)
             self.producers.apply(entry)
             self.entries.append(entry)
 
     def _index(self, offset: int) -> int:
         """Where the entry that begins at ``offset`` stands. Offsets that cut an entry do not exist."""
         at = bisect_left(self.entries, offset, key=_start)
-        found = self.entries[at].start if at < len(self.entries) else self.end
-        require(found == offset, "SL-3", f"offset {offset} lies inside an entry of {self.shard}")
+        invariants.aligned(offset, self.entries[at].start if at < len(self.entries) else self.end)
         return at
 
 

@@ -2,7 +2,8 @@
 
 Anyone may try at any time; the metadata store's compare-and-set lets one claim each epoch, and the promises of a
 majority fence everybody else. Too few answers: the takeover stays where it is and says what it waits for; it never
-guesses.
+guesses. Only where an operator has accepted the loss does it go on with fewer seals than it needs, and then it says so
+in the log, by a gap record, and in the metadata store.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ringlog.replication.invariants import require
+from ringlog.replication import invariants
+from ringlog.replication.dedup import NO_PRODUCERS, ProducerTable
 from ringlog.replication.messages import (
     Boundary,
     Entries,
@@ -34,6 +36,10 @@ RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""
 GRACE_S = 0.5
 """How long a takeover that could go on waits for the members that have not answered yet."""
+LOSS_GRACE_S = 10.0
+"""How long a takeover that may accept a loss waits for them."""
+GAP_PRODUCER = "ringlog-gap"
+"""Who writes gap records: a producer of its own for each epoch that begins with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +51,37 @@ class CompareAndSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """From the metadata store, read after the write: what stands there now, under which version."""
+class Standing:
+    """From the metadata store, read after any write: what stands there now, under which version (None and 0: nothing).
 
-    state: ShardState
+    ``nonce``, here and below, is that of the takeover that asked: an answer to an earlier one is none to this one.
+    """
+
+    shard: str
+    nonce: str
+    state: ShardState | None
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class ReadStored:
-    """To the table: its transaction version for ``shard``, read now."""
+class ReadState:
+    """To the metadata store: what stands there for ``shard`` now?"""
 
     shard: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStored:
+    """To the table: its transaction version for ``shard``, read now.
+
+    ``fence``: from now on, only leaders of this epoch or later may archive the shard. It is there when an operator
+    accepted a loss: a leader that was given up for lost could otherwise come back and archive what it has.
+    """
+
+    shard: str
+    nonce: str
+    fence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +89,17 @@ class Stored:
     """From the table."""
 
     shard: str
+    nonce: str
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """From the metadata store or the table: the call ended without an answer. It may have been carried out."""
+
+    shard: str
+    nonce: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +122,9 @@ class Takeover:
     ``found`` is the shard's state in the metadata store with its version, None and 0 where there is none. ``wished``
     are the members that the new epoch should have, with the ids that their journals have now; ``nonce`` is unique to
     this try. When `phase` is ``done``, `opened` has the result; ``lost``: somebody else is ahead, stand down.
+
+    ``gap``: an operator accepts that what only the members that do not answer hold is lost. It is the payload of the
+    one record that says so, at the offset from where on something may be missing.
     """
 
     def __init__(
@@ -99,6 +137,7 @@ class Takeover:
         wished: Iterable[Member],
         quorum: int,
         nonce: str,
+        gap: bytes | None = None,
     ) -> None:
         self.shard = shard
         self.candidate = candidate
@@ -108,17 +147,20 @@ class Takeover:
         self.nonce = nonce
         self.former = found.members if found else ()
         self.former_quorum = found.quorum if found else quorum
+        self.gaps = found.gaps if found else ()
         self.epoch = found.epoch + 1 if found else 1
         self.phase: Phase = "claim"
         self.opened: Opened | None = None
+        self._gap = gap
         self._version = version
+        self._unanswered = ""
         self._sealed: dict[str, Sealed] = {}
         self._joined: set[str] = set()
         self._stored = 0
         self._best: Sealed | None = None
         self._entries: tuple[Entry, ...] = ()
         self._boundaries: tuple[Boundary, ...] = ()
-        self._producers: Producers = {}
+        self._producers: Producers = NO_PRODUCERS
         self._grace: float | None = None
 
     def start(self, now: float) -> Output:
@@ -137,7 +179,13 @@ class Takeover:
             return self._output(self._joins(), now)
         if self.phase == "fetch":
             return self._output(self._fetches(), now)
-        return NOTHING  # the metadata store and the table are asked by calls that always answer
+        if not self._unanswered:
+            return NOTHING  # the metadata store and the table are asked by calls that always end
+        self._unanswered = ""
+        if self.phase == "table":
+            return self._read_table(now)
+        # Whether the claim or the open was carried out, only the store can say; an open is never walked away from.
+        return self._output((ReadState(self.shard, self.nonce),), now)
 
     def waits_for(self) -> str:
         """What is missing, for status and alarms."""
@@ -148,18 +196,16 @@ class Takeover:
         if self.phase == "join":
             missing = [member.actor for id, member in self.wished.items() if id not in self._joined]
             return f"{len(self._joined)} of {self.quorum} needed members; no answer from {', '.join(missing)}"
-        return self.phase
+        return f"{self.phase} {self._unanswered}".rstrip()
 
-    def handle(self, message: Reply | Claimed | Stored, now: float) -> Output:
+    def handle(self, message: Reply | Standing | Stored | Unanswered, now: float) -> Output:
         """What an answer makes of this takeover."""
         if self.phase in ("done", "lost"):
             return NOTHING
-        if isinstance(message, Claimed):
-            return self._answered(message, now)
         if message.shard != self.shard:
             return NOTHING
-        if isinstance(message, Stored):
-            return self._took_version(message, now) if self.phase == "table" else NOTHING
+        if isinstance(message, Standing | Stored | Unanswered):
+            return self._took_answer(message, now) if message.nonce == self.nonce else NOTHING
         if isinstance(message, Fenced):
             if message.promised > self.epoch:
                 self.phase = "lost"
@@ -183,32 +229,38 @@ class Takeover:
             self.nonce,
             self.former,
             self.former_quorum,
+            self.gaps,
         )
         return CompareAndSet(state, self._version)
 
-    def _answered(self, message: Claimed, now: float) -> Output:
+    def _took_answer(self, message: Standing | Stored | Unanswered, now: float) -> Output:
+        """Of the metadata store or the table, each of which is asked one thing at a time."""
+        if isinstance(message, Unanswered):
+            self._unanswered = f"({message.why or 'no answer'})"
+            return self._output((), now)
+        if isinstance(message, Stored):
+            return self._took_version(message, now) if self.phase == "table" else NOTHING
+        return self._took_state(message.state, message.version, now)
+
+    def _took_state(self, state: ShardState | None, version: int, now: float) -> Output:
         """The nonce tells whose write stands there, also when the answer to our own was lost."""
-        mine = message.state.nonce == self.nonce
+        if self.phase not in ("claim", "open"):
+            return NOTHING
+        if state is None or state.nonce != self.nonce:
+            self.phase = "lost"
+            return NOTHING
+        self._version = version
         if self.phase == "claim":
-            if not mine:
-                self.phase = "lost"
-                return NOTHING
-            self._version = message.version
             return self._seal_former(now)
-        if self.phase == "open":
-            if not mine:
-                self.phase = "lost"
-                return NOTHING
-            if message.state.state != "open":  # our open never arrived: an open is not walked away from
-                self._version = message.version
-                return self._output((self._opening(),), now)
-            self.phase = "done"
-            self.opened = Opened(message.state, message.version, self._stored, self._entries, self._producers)
+        if state.state != "open":  # our open did not arrive yet: an open is not walked away from
+            return self._output((self._opening(),), now)
+        self.phase = "done"
+        self.opened = Opened(state, version, self._stored, self._entries, self._producers)
         return NOTHING
 
     def _seal_former(self, now: float) -> Output:
         self.phase = "seal"
-        self._grace = now + GRACE_S
+        self._grace = now + (GRACE_S if self._gap is None else LOSS_GRACE_S)
         if not self.former:  # the first epoch: there is nothing to fence
             return self._read_table(now)
         return self._output(self._seals(), now)
@@ -225,7 +277,11 @@ class Takeover:
         return self._output((), now)
 
     def _enough_sealed(self) -> bool:
-        return len(self._sealed) >= seals_needed(len(self.former), self.former_quorum)
+        return self._gap is not None or not self._lossy()
+
+    def _lossy(self) -> bool:
+        """Whether something that was acknowledged may be held only by members that did not answer."""
+        return len(self._sealed) < seals_needed(len(self.former), self.former_quorum)
 
     def _graced(self, now: float) -> bool:
         return self._grace is not None and self._grace <= now
@@ -233,25 +289,25 @@ class Takeover:
     def _read_table(self, now: float) -> Output:
         """Only now: a version read before the seals could be overtaken by the old leader's archiver."""
         self.phase = "table"
-        return self._output((ReadStored(self.shard),), now)
+        lossy = bool(self.former) and self._lossy()
+        return self._output((ReadStored(self.shard, self.nonce, self.epoch if lossy else None),), now)
 
     def _took_version(self, message: Stored, now: float) -> Output:
         self._stored = message.end
         if not self.former:
-            require(
-                self._stored == 0,
-                "SL-2",
-                f"the table holds {self.shard} up to {self._stored}, but the metadata store knows no member of it: "
-                "its `_ringlog` folder was removed. Put it back, or choose another root",
+            invariants.kept(
+                f"what the table holds of {self.shard}, of which the metadata store knows no member (if its `_ringlog` "
+                "folder was removed, put it back, or choose another root)",
+                self._stored,
+                0,
             )
             return self._join_all(now)
+        if self._lossy() and all(log.end < self._stored for log in self._sealed.values()):
+            # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
+            self._producers = ProducerTable(forgotten=self._stored).to_plain()
+            return self._join_all(now)
         self._best = best(self._sealed.values())
-        require(
-            self._best.trimmed <= self._stored <= self._best.end,
-            "SL-6",
-            f"the table holds {self.shard} up to {self._stored}, but the best of the sealed logs is "
-            f"[{self._best.trimmed}, {self._best.end})",
-        )
+        invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         self.phase = "fetch"
         return self._output(self._fetches(), now)
 
@@ -262,7 +318,7 @@ class Takeover:
         if self._best is None or message.start != self._stored:
             return NOTHING
         broken = next((entry for entry in message.entries if not entry.intact()), None)
-        require(broken is None, "SL-2", f"{broken} does not match its checksum")
+        invariants.kept(f"an entry of {self.shard}", None, broken)
         self._entries = message.entries
         self._producers = message.producers
         self._boundaries = trimmed_boundaries(self._best.boundaries, self._stored)
@@ -273,6 +329,10 @@ class Takeover:
         self._grace = now + GRACE_S
         end = self._entries[-1].end if self._entries else self._stored
         self._boundaries = (*self._boundaries, (self.epoch, end))
+        if self._gap is not None and self.former and self._lossy():
+            self.gaps = (*self.gaps, (self.epoch, end))
+            gap = Entry.make(self.epoch, end, end + 1, f"{GAP_PRODUCER}-{self.epoch}", 0, 0, self._gap)
+            self._entries = (*self._entries, gap)
         return self._output(self._joins(), now)
 
     def _joins(self) -> tuple[Join, ...]:
@@ -316,7 +376,7 @@ class Takeover:
     def _opening(self) -> CompareAndSet:
         members = tuple(member for id, member in self.wished.items() if id in self._joined)
         claimed = self._claim().state
-        state = replace(claimed, state="open", members=members, quorum=self.quorum)
+        state = replace(claimed, state="open", members=members, quorum=self.quorum, gaps=self.gaps)
         return CompareAndSet(state, self._version)
 
     def _output(self, send: tuple[Any, ...], now: float) -> Output:

@@ -30,13 +30,15 @@ class Leading:
 class Routes:
     """One version of the routes. ``shards`` are all there are; those without an entry in ``leaders`` are unavailable.
 
-    ``weights`` scale each shard's part of the ring; ``loads`` are bytes per second, for the choice between two;
-    ``pins`` name the shard of those few heavy keys that bounded loads put elsewhere than the ring does.
+    ``committed`` is how far each shard was at least when the routes were made. ``weights`` scale each shard's part of
+    the ring; ``loads`` are bytes per second, for the choice between two; ``pins`` name the shard of those few heavy
+    keys that bounded loads put elsewhere than the ring does.
     """
 
     version: int
     shards: tuple[str, ...]
     leaders: Mapping[str, Leading]
+    committed: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     loads: Mapping[str, float] = field(default_factory=dict)
     pins: Mapping[int, str] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Routes:
             "version": self.version,
             "shards": list(self.shards),
             "leaders": {shard: asdict(leading) for shard, leading in self.leaders.items()},
+            "committed": dict(self.committed),
             "weights": dict(self.weights),
             "loads": dict(self.loads),
             "pins": dict(self.pins),
@@ -100,7 +103,8 @@ class Routes:
     def from_plain(cls, plain: Mapping[str, Any]) -> Routes:
         """The routes that `to_plain` described."""
         leaders = {shard: Leading(**leading) for shard, leading in plain["leaders"].items()}
-        return cls(plain["version"], tuple(plain["shards"]), leaders, plain["weights"], plain["loads"], plain["pins"])
+        spread = (plain[name] for name in ("committed", "weights", "loads", "pins"))
+        return cls(plain["version"], tuple(plain["shards"]), leaders, *spread)
 
 
 def key_hashes(batch: pa.RecordBatch) -> tuple[Hashes, npt.NDArray[np.bool_]]:

@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
+from ringlog.replication import outcome
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import local_path
 from ringlog.storage.objects import Objects
@@ -57,6 +58,10 @@ class Snapshot:
     def stored(self, shard: str) -> int:
         """The first offset of ``shard`` that this version does not hold; 0 for a shard it has never seen."""
         return int(self.delta.transaction_version(shard) or 0)
+
+    def fence(self, shard: str) -> int:
+        """The least epoch whose leader may archive ``shard``; 0 unless a loss was accepted."""
+        return int(self.delta.transaction_version(_fence(shard)) or 0)
 
 
 class Table:
@@ -154,17 +159,38 @@ class Table:
             "Take a new snapshot and try again"
         ) from refusal
 
+    def fence(self, shard: str, epoch: int) -> Snapshot:
+        """Close the table to leaders of ``shard`` before ``epoch``; a later snapshot, which says so.
+
+        A leader that was given up for lost may hold what nobody else has; it must not archive that any more. Raises
+        `Conflict` when others commit this shard all the while, and `OutcomeUnknown`: then do it again.
+        """
+        for _ in range(ATTEMPTS):
+            snapshot = self.open_or_create()
+            if snapshot.fence(shard) >= epoch:
+                return snapshot
+            # The shard's own transaction is repeated, so that whoever commits it from an older snapshot is refused.
+            marks = [Transaction(_fence(shard), epoch), Transaction(shard, snapshot.stored(shard))]
+            refusal = self._write(snapshot, [], CommitProperties(app_transactions=marks))
+            snapshot = self._read_back(refusal)
+            if snapshot.fence(shard) >= epoch:
+                return self.settle(snapshot)
+        raise Conflict(f"the table {self.url} did not take the fence of {shard} in {ATTEMPTS} attempts: try again")
+
     def _try(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Exception | None:
+        marks = [Transaction(flush.shard, flush.end) for flush in flushes]
+        added = [_added(segment) for flush in flushes for segment in flush.segments]
+        return self._write(snapshot, added, CommitProperties(app_transactions=marks))
+
+    def _write(self, snapshot: Snapshot, added: list[AddAction], properties: CommitProperties) -> Exception | None:
         """Commit from ``snapshot`` itself. An error says nothing about the outcome: only the table knows."""
         try:
             snapshot.delta.create_write_transaction(
-                actions=[_added(segment) for flush in flushes for segment in flush.segments],
+                actions=added,
                 mode="append",
                 schema=snapshot.delta.schema(),
                 partition_by=["date"],
-                commit_properties=CommitProperties(
-                    app_transactions=[Transaction(flush.shard, flush.end) for flush in flushes]
-                ),
+                commit_properties=properties,
             )
         except Exception as error:  # noqa: BLE001  (whatever it was, the table is read back)
             return error
@@ -221,13 +247,12 @@ def _require_fit(snapshot: Snapshot, flushes: Sequence[Flush]) -> None:
 
 def _still_to_do(snapshot: Snapshot, flush: Flush, refusal: Exception | None) -> bool:
     """Whether ``flush`` is to be tried again from ``snapshot``, which was read after an attempt."""
-    stored = snapshot.stored(flush.shard)
-    if stored < flush.start or (refusal is None and stored < flush.end):
-        raise CorruptionError(
-            f"version {snapshot.version} of the table holds {flush.shard} up to {stored} only, but "
-            f"[{flush.start}, {flush.end}) was built on an earlier one: the table went back. Stop and look"
-        )
-    return stored == flush.start
+    became = outcome(flush.shard, flush.start, flush.end, snapshot.stored(flush.shard), accepted=refusal is None)
+    return became == "again"
+
+
+def _fence(shard: str) -> str:
+    return f"{shard}/fence"
 
 
 def _added(segment: Segment) -> AddAction:

@@ -29,7 +29,17 @@ import orjson
 import pyarrow as pa
 
 from ringlog.errors import ConfigurationError, CorruptionError
-from ringlog.replication import Discard, Entry, Promise, Replace, ReplicaState, StoreOp, Write
+from ringlog.replication import (
+    NO_PRODUCERS,
+    Discard,
+    Entry,
+    Promise,
+    Replace,
+    ReplicaState,
+    StoreOp,
+    Write,
+    is_still_itself,
+)
 from ringlog.settings import Fsync
 
 ENTRY_SCHEMA = pa.schema(
@@ -177,8 +187,7 @@ class Journal:
     def _load(self, shard: str, fsync: Fsync) -> ReplicaState:
         kept = _read_state(self.folder / _STATE)
         boot = _boot_id()
-        if kept is not None and kept["fsync"] != "group" and not kept["closed"] and kept["boot_id"] != boot:
-            # An unknown suffix was lost with the kernel's memory: never again vote as who this was.
+        if kept is not None and not is_still_itself(kept["fsync"], kept["closed"], kept["boot_id"], boot):
             self._set_aside(kept["id"])
             kept = None
         if kept is None:
@@ -193,7 +202,7 @@ class Journal:
                 "log_epoch": 0,
                 "trimmed": 0,
                 "boundaries": (),
-                "producers": {},
+                "producers": NO_PRODUCERS,
                 "generation": 1,
             }
         if kept["shard"] != shard:

@@ -1,5 +1,6 @@
 """The data plane: Arrow Flight streams that carry records between producers, leaders, replicas and readers."""
 
+from ringlog.wire.answers import answer_to, declined
 from ringlog.wire.flight import Link, Server, Stream, TailReply, follow, open_stream, read_tail
 from ringlog.wire.frames import Acknowledged, Declined, Submit, decode, encode
 
@@ -11,6 +12,8 @@ __all__ = [
     "Stream",
     "Submit",
     "TailReply",
+    "answer_to",
+    "declined",
     "decode",
     "encode",
     "follow",

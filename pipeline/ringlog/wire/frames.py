@@ -34,15 +34,22 @@ from ringlog.replication import (
 _LENGTH = struct.Struct("<I")
 
 
+Reason = Literal["fenced", "unknown", "overloaded", "expected", "rejected", "invalid"]
+
+
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """From a producer: append this batch of ``records`` records to ``shard``, whose leader is that of ``epoch``."""
+    """From a producer: append this batch of ``records`` records to ``shard``, whose leader is that of ``epoch``.
+
+    ``since`` is how far the shard was committed before this epoch of the producer began, as far as the producer knows.
+    """
 
     shard: str
     epoch: int
     producer: str
     producer_epoch: int
     sequence: int
+    since: int
     records: int
     acks: Literal["leader", "quorum", "stored"]
     payload: bytes = field(repr=False)
@@ -74,7 +81,7 @@ class Declined:
     shard: str
     producer_epoch: int
     sequence: int
-    reason: Literal["fenced", "unknown", "overloaded", "expected", "rejected", "invalid"]
+    reason: Reason
     message: str
     epoch: int = 0
     sequence_expected: int = -1

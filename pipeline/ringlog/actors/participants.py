@@ -1,4 +1,4 @@
-"""A replica at work: its core, its journal, and the thread that lets nothing out before it is on disk."""
+"""A participant at work: its cores, its journal, and the thread that lets nothing out before it is on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ringlog.replication import Message, Output, Replica
+from ringlog.replication import Message, Output, Participant
 from ringlog.settings import Settings
 from ringlog.storage import Journal
 
@@ -16,19 +16,19 @@ Deliver = Callable[[Message], None]
 Effect = tuple[Output, Deliver]
 
 
-class HostedReplica:
-    """The replica of ``shard`` with its journal in ``folder``.
+class HostedParticipant:
+    """The participant of ``actor`` in ``shard``, with the journal in ``folder``.
 
-    `handle` is called by one thread only. The core may run ahead of the disk; a thread of the replica's own applies the
-    outputs in order, gathers what has piled up into one write and one fsync, and only then delivers the answers. A
-    failed write ends the replica: ``on_failure`` is told, and nothing is ever delivered again.
+    Its methods are called by one thread only. The cores may run ahead of the disk; a thread of the journal's own
+    applies the outputs in order, gathers what has piled up into one write and one fsync, and only then delivers the
+    answers. A failed write ends it: ``on_failure`` is told, and nothing is ever delivered again.
     """
 
     def __init__(
-        self, folder: Path, shard: str, settings: Settings, on_failure: Callable[[BaseException], None]
+        self, actor: str, folder: Path, shard: str, settings: Settings, on_failure: Callable[[BaseException], None]
     ) -> None:
         self._journal = Journal(folder, shard, settings.fsync, settings.journal_file_bytes_max)
-        self.core = Replica(self._journal.state)
+        self.core = Participant(actor, self._journal.state, settings.shard_buffer_bytes_max)
         self._group = settings.fsync == "group"
         self._interval_s = settings.fsync_interval_ms / 1000 if settings.fsync == "interval" else None
         self._on_failure = on_failure
@@ -39,11 +39,11 @@ class HostedReplica:
     @property
     def id(self) -> str:
         """The UUID of the journal."""
-        return self.core.id
+        return self.core.replica.id
 
-    def handle(self, message: Any, deliver: Deliver) -> None:
-        """Feed ``message`` to the core; its answers go to ``deliver`` once they are true on disk."""
-        output = self.core.handle(message)
+    def request(self, message: Any, deliver: Deliver) -> None:
+        """Feed ``message`` to the replica; its answers go to ``deliver`` once they are true on disk."""
+        output = self.core.request(message)
         if output:
             self._effects.put((output, deliver))
 
@@ -77,4 +77,6 @@ class HostedReplica:
         for output, deliver in outputs:
             for message in output.send:
                 deliver(message)
+            for caller, answer in output.reply:
+                caller(answer)
         return len(outputs) == len(effects)
