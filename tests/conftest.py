@@ -1,4 +1,4 @@
-"""What tests share: one S3 server, one Ray cluster with one pipeline. Both are made when first asked for."""
+"""What tests share: one S3 server, one etcd server, one Ray cluster with one pipeline. Each is made when first asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ringlog
+from etcd import Etcd
 from seaweed import SeaweedFS
 
 
@@ -16,6 +17,13 @@ from seaweed import SeaweedFS
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A real S3 server, shared by the whole run."""
     with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """A real etcd server, shared by the whole run: nobody stops it."""
+    with Etcd(tmp_path_factory.mktemp("etcd")) as server:
         yield server
 
 

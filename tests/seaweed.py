@@ -37,7 +37,7 @@ class SeaweedFS:
             orjson.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]})
         )
         # weed listens for gRPC at each port + 10000 by default: name them all.
-        ports = _free_ports(8)
+        ports = free_ports(8)
         names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
         names += ["s3.port", "s3.port.grpc"]
         self.url = f"http://127.0.0.1:{ports[6]}"
@@ -121,7 +121,8 @@ class SeaweedFS:
             pause.wait(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

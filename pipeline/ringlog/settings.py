@@ -7,6 +7,7 @@ Keyword arguments come first, then the environment (``RINGLOG_ROOT``, …), then
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,10 @@ Fsync = Literal["group", "interval", "never"]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+_WORD = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_ENDPOINT = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}"
+_ETCD = re.compile(rf"etcd://({_ENDPOINT}(?:,{_ENDPOINT})*)/({_WORD}(?:/{_WORD})*)/?")
+
 
 def local_path(url: str) -> str | None:
     """The absolute path of a local ``url``, or None where it lies on an object store.
@@ -43,6 +48,19 @@ def local_path(url: str) -> str | None:
     return str(Path(url).expanduser().absolute())
 
 
+def etcd_address(url: str) -> tuple[tuple[str, ...], str]:
+    """The endpoints and the prefix that an ``etcd://`` URL names. Raises `ValueError`, which does not repeat the URL.
+
+    >>> etcd_address("etcd://one:2379,two:2379/logs")
+    (('one:2379', 'two:2379'), 'logs')
+    """
+    parts = _ETCD.fullmatch(url)
+    endpoints = tuple(parts[1].split(",")) if parts else ()
+    if parts is None or any(int(endpoint.rpartition(":")[2]) > 65535 for endpoint in endpoints):
+        raise ValueError("metadata must be etcd://host:port[,host:port]/prefix, without a user or a password")
+    return endpoints, parts[2]
+
+
 class Settings(BaseSettings):
     """Everything that can be chosen about a pipeline. Units stand last in the names."""
 
@@ -52,10 +70,15 @@ class Settings(BaseSettings):
         pyproject_toml_table_header=("tool", "ringlog"),
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,  # a wrong value may hold a secret
     )
 
     root: str = "~/ringlog"
     """Where the table and the metadata live: a local folder or an ``s3://bucket/prefix`` URL."""
+    metadata: str | None = None
+    """``etcd://host:port[,host:port]/prefix``, a prefix for each root, to keep the metadata in etcd instead.
+
+    Needs ``pip install 'ringlog[etcd]'``."""
     journal_dir: str = "~/.ringlog/journals"
     """Local folder of the replicas' journals, on every node. Must survive a restart: not a tmpfs."""
     shards: Positive = 3
@@ -117,6 +140,13 @@ class Settings(BaseSettings):
         if not root.startswith("s3://") or len(root) <= len("s3://"):
             raise ValueError(f"root must be a local folder or s3://bucket/prefix, not {root!r}")
         return root.rstrip("/")
+
+    @field_validator("metadata")
+    @classmethod
+    def _etcd(cls, url: str | None) -> str | None:
+        if url is not None:
+            etcd_address(url)
+        return url
 
     @field_validator("journal_dir")
     @classmethod

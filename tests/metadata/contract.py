@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import pytest
 
-from ringlog.errors import Conflict
+from ringlog.errors import Conflict, OutcomeUnknown
 from ringlog.metadata import MetadataStore, Versioned
 
 Open = Callable[[], MetadataStore]
 
+WRITERS = 16
+ROUNDS_VARIABLE = "RINGLOG_TEST_RACE_ROUNDS"
+"""How many versions the writers race for, in every store; without it each store's own number, a few seconds' worth."""
+
+
+def compete(start: threading.Barrier, store: MetadataStore, value: bytes, version: int) -> bool:
+    """Whether ``value`` became the version after ``version``; nobody may write beyond that one meanwhile."""
+    start.wait()
+    try:
+        return store.compare_and_set("a", value, version) == Versioned(value, version + 1)
+    except Conflict:
+        return False
+    except OutcomeUnknown:
+        return store.get("a") == Versioned(value, version + 1)
+
 
 class MetadataContract:
     """``open_again`` opens one and the same store anew, each time it is called."""
+
+    rounds = 1000
 
     @pytest.fixture
     def store(self, open_again: Open) -> MetadataStore:
@@ -75,22 +94,16 @@ class MetadataContract:
         store.close()
         assert open_again().get("a") == Versioned(b"one", 1)
 
-    def test_of_many_writers_one_wins_each_version(self, open_again: Open) -> None:
-        stores = [open_again() for _ in range(8)]
-
-        def race(number: int, version: int) -> bool:
-            try:
-                stores[number].compare_and_set("a", b"writer %d" % number, version)
-            except Conflict:
-                return False
-            return True
-
-        with ThreadPoolExecutor(len(stores)) as pool:
-            for version in range(4):
-                wins = list(pool.map(lambda number, at=version: race(number, at), range(len(stores))))
-                assert sum(wins) == 1
-                found = open_again().get("a")
-                assert found == Versioned(b"writer %d" % wins.index(True), version + 1)
+    def test_of_many_racing_writers_one_wins_each_version(self, open_again: Open) -> None:
+        rounds = int(os.environ.get(ROUNDS_VARIABLE, self.rounds))
+        stores = [open_again() for _ in range(WRITERS)]
+        start = threading.Barrier(WRITERS)
+        with ThreadPoolExecutor(WRITERS) as pool:
+            for version in range(rounds):
+                values = [b"version %d of writer %d" % (version + 1, number) for number in range(WRITERS)]
+                wins = list(pool.map(compete, repeat(start), stores, values, repeat(version)))
+                assert sum(wins) == 1, f"winners of version {version + 1}"
+                assert stores[0].get("a") == Versioned(values[wins.index(True)], version + 1)
 
     def test_a_watch_sees_the_next_version(self, open_again: Open) -> None:
         watching, writing = open_again(), open_again()

@@ -14,6 +14,8 @@ from ringlog.metadata import FileStore, Versioned, file, open_store
 
 
 class TestFileStore(MetadataContract):
+    rounds = 500
+
     @pytest.fixture
     def open_again(self, tmp_path: Path) -> Open:
         return lambda: open_store(str(tmp_path), {})

@@ -13,6 +13,8 @@ from seaweed import SeaweedFS
 
 @pytest.mark.s3
 class TestS3Store(MetadataContract):
+    rounds = 10
+
     @pytest.fixture
     def open_again(self, seaweed: SeaweedFS) -> Open:
         root = seaweed.root(uuid.uuid4().hex)
