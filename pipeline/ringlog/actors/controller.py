@@ -39,7 +39,7 @@ class Controller:
         summon: Callable[[str], Remote],
         router: Remote,
     ) -> None:
-        self._reconciler = Reconciler(actors, replicas, quorum)
+        self._reconciler = Reconciler(actors, actors, replicas, quorum)
         self._router = router
         self._token = secrets.token_hex(32)
         self._summon = summon

@@ -149,8 +149,10 @@ class Producer:
                 step.results.append((batch.caller, self._unknown()))
         if clean is not None:
             self._give_up(clean, now, step)
-        while self._waiting and self._waiting[0].deadline <= now:
-            step.results.append((self._waiting.popleft().caller, self._reason))
+        expired = [batch for batch in self._waiting if batch.deadline <= now]
+        if expired:
+            step.results.extend((batch.caller, self._reason) for batch in expired)
+            self._waiting = deque(batch for batch in self._waiting if batch.deadline > now)
         step.send.extend(self._sendable(now))
         return step
 

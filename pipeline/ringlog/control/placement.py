@@ -14,11 +14,11 @@ def shard_names(count: int) -> tuple[str, ...]:
     return tuple(f"shard-{number}" for number in range(count))
 
 
-def members_of(shard: str, actors: Sequence[str], replicas: int) -> tuple[str, ...]:
-    """The ``replicas`` actors that keep ``shard``: the one of its name, which should lead it, and those after it.
+def members_of(shard: str, shards: Sequence[str], actors: Sequence[str], replicas: int) -> tuple[str, ...]:
+    """The ``replicas`` actors that keep ``shard``: the one of its number, which should lead it, and those after it.
 
-    >>> members_of("shard-2", ("shard-0", "shard-1", "shard-2", "shard-3"), 3)
-    ('shard-2', 'shard-3', 'shard-0')
+    >>> members_of("b", ("a", "b"), ("shard-0", "shard-1", "shard-2", "shard-3"), 3)
+    ('shard-1', 'shard-2', 'shard-3')
     """
-    first = actors.index(shard)
+    first = shards.index(shard)
     return tuple(actors[(first + step) % len(actors)] for step in range(replicas))

@@ -32,7 +32,8 @@ class _Attempts:
 class Reconciler:
     """Compares what should be with what is, shard by shard. False suspicion costs an epoch, never a record."""
 
-    def __init__(self, actors: Sequence[str], replicas: int, quorum: int) -> None:
+    def __init__(self, shards: Sequence[str], actors: Sequence[str], replicas: int, quorum: int) -> None:
+        self.shards = tuple(shards)
         self.actors = tuple(actors)
         self._replicas = replicas
         self._quorum = quorum
@@ -40,19 +41,21 @@ class Reconciler:
 
     def decide(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> list[TakeOver]:
         """The take-overs to try now. ``statuses`` are the answers of the actors that answered."""
-        return [takeover for shard in self.actors if (takeover := self._decide(shard, statuses, now))]
+        return [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now))]
 
     def failed(self, shard: str, now: float) -> None:
         """A take-over was lost or is stuck: wait longer before the next."""
-        attempts = self._attempts[shard]
+        attempts = self._attempts.setdefault(shard, _Attempts(now, now))
         attempts.next_at = now + attempts.pause_s
         attempts.pause_s = min(2 * attempts.pause_s, BACKOFF_S[1])
 
     def _decide(self, shard: str, statuses: Mapping[str, Mapping[str, Any]], now: float) -> TakeOver | None:
-        wished = members_of(shard, self.actors, self._replicas)
+        wished = members_of(shard, self.shards, self.actors, self._replicas)
         alive = tuple(actor for actor in wished if actor in statuses)
         leader = leader_of(shard, statuses)
-        complete = leader is not None and set(statuses[leader]["leading"][shard]["members"]) >= set(alive)
+        complete = leader is not None and _members(shard, statuses[leader]) >= {
+            _replica(shard, statuses[actor]) for actor in alive
+        }
         if leader is not None and complete:
             self._attempts.pop(shard, None)
             return None
@@ -62,7 +65,18 @@ class Reconciler:
         if not enough or now < attempts.next_at or (leader is not None and not waited):
             return None
         attempts.next_at = now + attempts.pause_s
-        return TakeOver(shard, leader or alive[0], alive)
+        return TakeOver(shard, leader if leader in alive else alive[0], alive)
+
+
+def _members(shard: str, status: Mapping[str, Any]) -> set[str]:
+    """The ids of the replicas with which this leader's epoch opened."""
+    return {member["id"] for member in status["leading"][shard]["members"].values()}
+
+
+def _replica(shard: str, status: Mapping[str, Any]) -> str | None:
+    """The id that the actor's journal of the shard has now; a journal that was lost comes back as somebody new."""
+    kept = status["keeping"].get(shard)
+    return kept["id"] if kept else None
 
 
 def leader_of(shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> str | None:

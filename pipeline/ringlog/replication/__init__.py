@@ -51,7 +51,7 @@ from ringlog.replication.output import (
     Write,
 )
 from ringlog.replication.participant import Participant
-from ringlog.replication.replica import Replica, ReplicaState, is_still_itself
+from ringlog.replication.replica import Replica, ReplicaState, applied, is_still_itself
 from ringlog.replication.takeover import (
     CompareAndSet,
     Opened,
@@ -123,6 +123,7 @@ __all__ = [
     "Violation",
     "Write",
     "already_stored",
+    "applied",
     "is_still_itself",
     "outcome",
     "to_archive",

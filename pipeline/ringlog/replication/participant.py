@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ringlog.replication.dedup import PRODUCERS_MAX
 from ringlog.replication.leader import Acks, Leader
 from ringlog.replication.messages import Member, Reply, Request, ShardState
 from ringlog.replication.output import NOTHING, Leads, NotLeading, Outpaced, Output
@@ -19,10 +20,13 @@ from ringlog.replication.takeover import Standing, Stored, Takeover, Unanswered
 class Participant:
     """The part of ``actor`` in the shard of ``state``, which is what its journal holds.
 
-    ``buffer_bytes_max`` bounds the payloads that a leader here holds and the table does not have yet.
+    ``buffer_bytes_max`` bounds the payloads that a leader here holds and the table does not have yet;
+    ``producers_max``, how many producers the shard remembers, if it begins here.
     """
 
-    def __init__(self, actor: str, state: ReplicaState, buffer_bytes_max: int) -> None:
+    def __init__(
+        self, actor: str, state: ReplicaState, buffer_bytes_max: int, producers_max: int = PRODUCERS_MAX
+    ) -> None:
         self.actor = actor
         self.shard = state.shard
         self.replica = Replica(state)
@@ -30,6 +34,7 @@ class Participant:
         self.takeover: Takeover | None = None
         self._asked_for: Any = None  # who waits for the takeover
         self._buffer_bytes_max = buffer_bytes_max
+        self._producers_max = producers_max
 
     def request(self, message: Request) -> Output:
         """A message to the replica. Nothing of the output, replies included, may leave before its ``store`` is durable.
@@ -73,7 +78,18 @@ class Participant:
             return Output(reply=((caller, Outpaced(self.takeover.epoch)),))
         ended = self._end_takeover()
         self._asked_for = caller
-        self.takeover = Takeover(self.shard, self.actor, self.replica.id, found, version, wished, quorum, nonce, gap)
+        self.takeover = Takeover(
+            self.shard,
+            self.actor,
+            self.replica.id,
+            found,
+            version,
+            wished,
+            quorum,
+            nonce,
+            gap,
+            self._producers_max,
+        )
         return ended + self.takeover.start(now)
 
     def append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ringlog.replication import invariants
 from ringlog.replication.dedup import NO_PRODUCERS, ProducerTable
@@ -60,6 +60,27 @@ def is_still_itself(fsync: str, closed: bool, boot_id: str, boot_id_now: str) ->
     (True, False)
     """
     return fsync == "group" or closed or boot_id == boot_id_now
+
+
+def applied(state: ReplicaState, op: StoreOp) -> ReplicaState:
+    """What a journal that held ``state`` holds once ``op`` is written."""
+    if isinstance(op, Promise):
+        return replace(state, promised=op.promised)
+    if isinstance(op, Write):
+        return replace(state, entries=state.entries + op.entries)
+    if isinstance(op, Discard):
+        kept = state.entries[bisect_left(state.entries, op.trimmed, key=_start) :]
+        return replace(state, trimmed=op.trimmed, boundaries=op.boundaries, producers=op.producers, entries=kept)
+    return ReplicaState(
+        state.shard,
+        state.id,
+        op.promised,
+        op.log_epoch,
+        op.trimmed,
+        op.boundaries,
+        op.producers,
+        op.entries,
+    )
 
 
 class Replica:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ringlog.replication import invariants
-from ringlog.replication.dedup import NO_PRODUCERS, ProducerTable
+from ringlog.replication.dedup import PRODUCERS_MAX, ProducerTable
 from ringlog.replication.messages import (
     Boundary,
     Entries,
@@ -124,7 +124,8 @@ class Takeover:
     this try. When `phase` is ``done``, `opened` has the result; ``lost``: somebody else is ahead, stand down.
 
     ``gap``: an operator accepts that what only the members that do not answer hold is lost. It is the payload of the
-    one record that says so, at the offset from where on something may be missing.
+    one record that says so, at the offset from where on something may be missing. ``producers_max``: how many
+    producers a shard that begins now remembers.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Takeover:
         quorum: int,
         nonce: str,
         gap: bytes | None = None,
+        producers_max: int = PRODUCERS_MAX,
     ) -> None:
         self.shard = shard
         self.candidate = candidate
@@ -160,7 +162,8 @@ class Takeover:
         self._best: Sealed | None = None
         self._entries: tuple[Entry, ...] = ()
         self._boundaries: tuple[Boundary, ...] = ()
-        self._producers: Producers = NO_PRODUCERS
+        self._producers: Producers = ProducerTable(producers_max).to_plain()
+        self._producers_max = producers_max
         self._grace: float | None = None
 
     def start(self, now: float) -> Output:
@@ -304,7 +307,7 @@ class Takeover:
             return self._join_all(now)
         if self._lossy() and all(log.end < self._stored for log in self._sealed.values()):
             # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
-            self._producers = ProducerTable(forgotten=self._stored).to_plain()
+            self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
         self._best = best(self._sealed.values())
         invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
@@ -362,7 +365,7 @@ class Takeover:
         if message.id not in self.wished:
             return NOTHING
         self._joined.add(message.id)
-        if len(self._joined) == len(self.wished) or (self._enough_joined() and self._graced(now)):
+        if self._enough_joined() and (len(self._joined) == len(self.wished) or self._graced(now)):
             return self._open(now)
         return self._output((), now)
 

@@ -1,0 +1,515 @@
+"""Shard actors and controllers: the real cores, driven by simulated events. The counterpart of ``actors/shard.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any
+
+from ringlog.control import Reconciler, TakeOver
+from ringlog.control.reconcile import leader_of
+from ringlog.replication import (
+    Answer,
+    CompareAndSet,
+    Leader,
+    Leads,
+    Member,
+    NotLeading,
+    Outpaced,
+    Output,
+    Participant,
+    ReadState,
+    ReadStored,
+    ReplicaState,
+    Standing,
+    Stored,
+    Unanswered,
+    outcome,
+    to_archive,
+)
+from ringlog.simulation.checker import Checker
+from ringlog.simulation.disk import SYNC_S, Disk
+from ringlog.simulation.faults import Hits
+from ringlog.simulation.loop import Loop
+from ringlog.simulation.network import Network
+from ringlog.simulation.stores import Metadata, Piece, Table, TableVersion
+from ringlog.wire import Submit
+
+HEARTBEAT_S = 1.0
+RESTART_S = (0.05, 2.0)
+FLUSH_S = (1.0, 6.0)
+COMMITS_MAX = 3
+SPEEDS = (0.5, 2.0)
+
+
+@dataclass
+class World:
+    """What everybody in a simulation shares."""
+
+    loop: Loop
+    hits: Hits
+    checker: Checker
+    network: Network
+    metadata: Metadata
+    table: Table
+    shards: tuple[str, ...]
+    actors: dict[str, Actor]
+    replicas: int
+    quorum: int
+    fsync: str
+    buffer_bytes_max: int
+    producers_max: int
+    flush_bytes: int
+    numbers: Random
+    """Not for chance: makes ids."""
+
+    def unique(self, prefix: str) -> str:
+        """A name that nothing else has."""
+        return f"{prefix}.{self.numbers.getrandbits(32):08x}"
+
+    def actor_of(self, id: str) -> str:
+        """The actor on which a replica lives: its id begins with the name."""
+        return id.split(":", 1)[0]
+
+
+class Actor:
+    """One shard actor process on a node of its own. It dies, stops, and comes back with what its disks hold."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.up = True
+        self.paused = False
+        self.full = False
+        self.slow_s = 0.0
+        self.ends_in_write: Callable[[], bool] | None = None
+        """Its power is cut while it writes the next time, if that may be then."""
+        self.clock = (1.0, 0.0)
+        self.incarnation = 0
+        self.participants: dict[str, Participant] = {}
+        self.disks: dict[str, Disk] = {}
+        self._same_boot = True
+        self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._deadlines: dict[str, float] = {}
+        self._flushing = False
+
+    def now(self) -> float:
+        """The time as this node's clock shows it."""
+        speed, offset = self.clock
+        return self.world.loop.now * speed + offset
+
+    def begin(self) -> None:
+        """The process begins with what its disks hold."""
+        self.up, self.paused = True, False
+        self.incarnation += 1
+        self._backlog.clear()
+        self._deadlines.clear()
+        self._flushing = False
+        self.participants = {}
+        for shard, disk in self.disks.items():
+            state = disk.reopened(self._same_boot, partial(self._new_id, shard))
+            self.participants[shard] = self._participant(state)
+        self._same_boot = True
+        self._flush_later()
+
+    def crash(self, *, power: bool = False) -> None:
+        """The process ends; with ``power``, its kernel too. It comes back by itself."""
+        if not self.up:
+            return
+        self.up = False
+        self.incarnation += 1
+        self._same_boot = not power
+        for disk in self.disks.values():
+            disk.killed()
+            if power:
+                disk.power_cut()
+        self.world.loop.after(self.world.loop.draw.uniform(*RESTART_S), f"{self.name} restarts", self.restart)
+
+    def restart(self) -> None:
+        """Begin again, unless there is no room on the disk for as much as that."""
+        if self.up:
+            return
+        if self.full:
+            self.world.loop.after(RESTART_S[1], f"{self.name} restarts", self.restart)
+            return
+        self.begin()
+
+    def wipe(self) -> None:
+        """All its journals are gone."""
+        for disk in self.disks.values():
+            self.world.checker.lost(disk.synced.id)
+        self.disks.clear()
+
+    def pause(self, seconds: float) -> None:
+        """Stop for a while; what arrives meanwhile is seen afterwards."""
+        if self.up and not self.paused:
+            self.paused = True
+            self.world.loop.after(seconds, f"{self.name} goes on", self._resume, self.incarnation)
+
+    def participant(self, shard: str) -> Participant:
+        """Its part in ``shard``; a journal is made where there is none."""
+        if shard not in self.participants:
+            state = ReplicaState(shard, self._new_id(shard))
+            self.disks[shard] = Disk(self.world.loop, self.world.hits, self.world.checker, state, self.world.fsync)
+            self.participants[shard] = self._participant(state)
+        return self.participants[shard]
+
+    def status(self) -> dict[str, Any]:
+        """As the actors tell it."""
+        leading = {
+            shard: {
+                "epoch": one.leader.epoch,
+                "committed": one.leader.committed,
+                "members": {member.actor: {"id": member.id} for member in one.leader.members},
+            }
+            for shard, one in self.participants.items()
+            if one.leader is not None
+        }
+        keeping = {shard: {"id": one.replica.id} for shard, one in self.participants.items()}
+        return {"leading": leading, "keeping": keeping}
+
+    def here(self, event: Callable[..., None], *arguments: Any) -> None:
+        """Let ``event`` happen in this process: not at all when it is down, later when it is stopped."""
+        if not self.up:
+            return
+        if self.paused:
+            self._backlog.append((event, arguments))
+        else:
+            event(*arguments)
+
+    def later(self, delay_s: float, what: str, event: Callable[..., None], *arguments: Any) -> None:
+        """Let ``event`` happen in this process, unless it has ended by then."""
+        self.world.loop.after(delay_s, what, self._same_process, self.incarnation, event, *arguments)
+
+    def take_over(
+        self,
+        shard: str,
+        wished: Sequence[Member],
+        caller: Callable[[Leads | Outpaced], None],
+        gap: bytes | None = None,
+    ) -> None:
+        """Read the shard's state and try to lead it."""
+
+        def begin(found: Any) -> None:
+            if found is None:
+                caller(Outpaced(0))
+                return
+            state, version = found
+            nonce = self.world.unique(self.name)
+            quorum = self.world.quorum
+            self.drive(shard, lambda one: one.take_over(caller, state, version, wished, quorum, nonce, self.now(), gap))
+
+        self.participant(shard)
+        self.world.metadata.read(shard, self._answerer(begin))
+
+    def submit(self, submit: Submit, answer: Callable[[Answer], None]) -> None:
+        """A producer's batch."""
+        if submit.shard not in self.participants:
+            answer(NotLeading(0))
+            return
+        self.drive(
+            submit.shard,
+            lambda one: one.append(
+                answer,
+                submit.epoch,
+                submit.producer,
+                submit.producer_epoch,
+                submit.sequence,
+                submit.since,
+                submit.records,
+                submit.payload,
+                submit.acks,
+                self.now(),
+            ),
+        )
+
+    def read(self, shard: str, answer: Callable[[Answer], None]) -> None:
+        """A reader asks for the unflushed part."""
+        if shard not in self.participants:
+            answer(NotLeading(0))
+            return
+        self.drive(shard, lambda one: one.read(answer, self.now()))
+
+    def drive(self, shard: str, event: Callable[[Participant], Output]) -> None:
+        """Let ``event`` happen to the part in ``shard``, look at what came of it, and carry it out."""
+        participant = self.participants[shard]
+        before = participant.leader
+        committed = before.committed if before else 0
+        output = event(participant)
+        self._observe(participant, before, committed)
+        for message in output.send:
+            self._send(shard, message)
+        self._wake_at(shard, output.deadline)
+        for caller, answer in output.reply:
+            caller(answer)
+
+    def _observe(self, participant: Participant, before: Leader | None, committed: int) -> None:
+        leader = participant.leader
+        if leader is not before:
+            if leader is not None:
+                self.world.loop.note(f"{self.name} leads {leader.shard} in epoch {leader.epoch} from {leader.end} on")
+                self.world.checker.opened(leader)
+        elif leader is not None and leader.committed > committed:
+            self.world.checker.committed(leader, committed)
+
+    def _send(self, shard: str, message: Any) -> None:
+        if isinstance(message, CompareAndSet):
+            nonce = message.state.nonce
+            self.world.metadata.compare_and_set(message, self._answerer(partial(self._standing, shard, nonce)))
+        elif isinstance(message, ReadState):
+            self.world.metadata.read(shard, self._answerer(partial(self._standing, shard, message.nonce)))
+        elif isinstance(message, ReadStored):
+            answer = self._answerer(partial(self._stored, shard, message.nonce))
+            if message.fence is None:
+                self.world.table.snapshot(answer)
+            else:
+                self.world.table.fence(shard, message.fence, answer)
+        else:
+            target = self.world.actors[self.world.actor_of(message.receiver)]
+            if target is self:
+                self._request(message, self)
+            else:
+                self.world.network.send(
+                    self.name, target.name, _told(message), target.here, target._request, message, self
+                )
+
+    def _request(self, message: Any, sender: Actor) -> None:
+        """A message to the replica here, whose answers go to ``sender``."""
+        shard = message.shard
+        if shard not in self.participants:
+            return
+        participant = self.participants[shard]
+        before = participant.leader
+        output = participant.request(message)
+        self._observe(participant, before, before.committed if before else 0)
+        if output:
+            disk = self.disks[shard]
+            disk.slow_s = self.slow_s
+            deliver = partial(self._deliver, sender)
+            disk.apply(output, deliver, self.later, lambda: self.full, partial(self._disk_failed, shard))
+            if self.ends_in_write and disk.unsynced:
+                self.later(SYNC_S[0] * self.world.loop.draw.random(), f"{self.name} has no power", self._power_cut)
+
+    def _deliver(self, sender: Actor, output: Output) -> None:
+        for message in output.send:
+            self.world.checker.speaks(message.id)
+            if sender is self:
+                self.later(0.0, _told(message), self._answer, message)
+            else:
+                self.world.network.send(self.name, sender.name, _told(message), sender.here, sender._answer, message)
+        for caller, answer in output.reply:
+            caller(answer)
+
+    def _answer(self, message: Any) -> None:
+        if message.shard in self.participants:
+            self.drive(message.shard, lambda one: one.answer(message, self.now()))
+
+    def _standing(self, shard: str, nonce: str, found: Any) -> None:
+        self._answer(Unanswered(shard, nonce) if found is None else Standing(shard, nonce, *found))
+
+    def _stored(self, shard: str, nonce: str, version: TableVersion | None) -> None:
+        if version is None:
+            self._answer(Unanswered(shard, nonce))
+        else:
+            self._answer(Stored(shard, nonce, version.stored.get(shard, 0)))
+
+    def _answerer(self, event: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``event`` in this process, if it is still the same one by then."""
+        incarnation = self.incarnation
+        return lambda found: self._same_process(incarnation, event, found)
+
+    def _same_process(self, incarnation: int, event: Callable[..., None], *arguments: Any) -> None:
+        if incarnation == self.incarnation:
+            self.here(event, *arguments)
+
+    def _resume(self, incarnation: int) -> None:
+        if incarnation != self.incarnation:
+            return
+        self.world.hits.hit("pause")
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        for event, arguments in backlog:
+            self.here(event, *arguments)
+
+    def _wake_at(self, shard: str, deadline: float | None) -> None:
+        if deadline is None or deadline >= self._deadlines.get(shard, float("inf")):
+            return
+        self._deadlines[shard] = deadline
+        speed, _ = self.clock
+        self.later(
+            max(0.0, deadline - self.now()) / speed + 1e-6, f"{self.name} ticks {shard}", self._tick, shard, deadline
+        )
+
+    def _tick(self, shard: str, deadline: float) -> None:
+        if self._deadlines.get(shard) == deadline:
+            del self._deadlines[shard]
+            self.drive(shard, lambda one: one.tick(self.now()))
+
+    def _power_cut(self) -> None:
+        if self.ends_in_write is not None and self.ends_in_write():
+            self.world.hits.hit("power cut")
+            self.crash(power=True)
+        self.ends_in_write = None
+
+    def _disk_failed(self, shard: str) -> None:
+        self.world.loop.note(f"{self.name} ends: a write to the journal of {shard} failed")
+        self.crash()
+
+    def _participant(self, state: ReplicaState) -> Participant:
+        return Participant(self.name, state, self.world.buffer_bytes_max, self.world.producers_max)
+
+    def _new_id(self, shard: str) -> str:
+        return f"{self.name}:{self.world.unique(shard)}"
+
+    # The archiver.
+
+    def _flush_later(self) -> None:
+        self.later(self.world.loop.draw.uniform(*FLUSH_S), f"{self.name} looks what to archive", self.flush)
+
+    def flush(self) -> None:
+        """Archive what its leaders have committed: see ``actors/archiver.py``."""
+        if self._flushing:
+            return
+        self._flushing = True
+        self.world.table.snapshot(self._answerer(self._commit_due))
+
+    def _commit_due(self, version: TableVersion | None) -> None:
+        if version is None:
+            self._flushed()
+            return
+        pieces = []
+        for shard, participant in self.participants.items():
+            leader = participant.leader
+            if leader is None or leader.committed == leader.trimmed:
+                continue
+            entries = to_archive(
+                shard,
+                leader.epoch,
+                leader.committed_from(leader.trimmed),
+                leader.trimmed,
+                leader.committed,
+                version.stored.get(shard, 0),
+                version.fences.get(shard, 0),
+                self.world.flush_bytes,
+            )
+            if entries:
+                pieces.append(Piece(shard, entries))
+            else:
+                self._is_stored(version, shard)
+        if pieces:
+            self._commit(version, pieces, COMMITS_MAX)
+        else:
+            self._flushed()
+
+    def _commit(self, version: TableVersion, pieces: list[Piece], tries: int) -> None:
+        self.world.table.commit(version, pieces, self._answerer(partial(self._committed, pieces, tries)))
+
+    def _committed(self, pieces: list[Piece], tries: int, accepted: bool | None) -> None:
+        self.world.table.snapshot(self._answerer(partial(self._read_back, pieces, tries, accepted is True)))
+
+    def _read_back(self, pieces: list[Piece], tries: int, accepted: bool, version: TableVersion | None) -> None:
+        if version is None:
+            self._flushed()
+            return
+        again = []
+        for piece in pieces:
+            stored = version.stored.get(piece.shard, 0)
+            became = outcome(piece.shard, piece.entries[0].start, piece.entries[-1].end, stored, accepted)
+            if became == "again":
+                again.append(piece)
+            else:
+                self._is_stored(version, piece.shard)
+        if again and tries > 1:
+            self._commit(version, again, tries - 1)
+        else:
+            self._flushed()
+
+    def _is_stored(self, version: TableVersion, shard: str) -> None:
+        self.drive(shard, lambda one: one.stored(version.stored.get(shard, 0)))
+
+    def _flushed(self) -> None:
+        self._flushing = False
+        self._flush_later()
+
+
+@dataclass
+class Controller:
+    """Watches the actors and decides with the real `Reconciler`; there may be several, or none."""
+
+    world: World
+    name: str
+    up: bool = True
+    leaders: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """What clients are told: who leads which shard in which epoch."""
+    committed: dict[str, int] = field(default_factory=dict)
+    _statuses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _reconciler: Reconciler | None = None
+
+    def begin(self) -> None:
+        """Start with no memory."""
+        world = self.world
+        self._reconciler = Reconciler(world.shards, tuple(world.actors), world.replicas, world.quorum)
+        self._beat()
+
+    def _beat(self) -> None:
+        world = self.world
+        if self.up:
+            self._decide()
+            self._statuses = {}
+            for actor in world.actors.values():
+                world.network.send(
+                    self.name, actor.name, f"{self.name} asks {actor.name}", actor.here, self._ask, actor
+                )
+        world.loop.after(HEARTBEAT_S, f"{self.name} looks", self._beat)
+
+    def _ask(self, actor: Actor) -> None:
+        status = actor.status()
+        self.world.network.send(actor.name, self.name, f"status of {actor.name}", self._heard, actor.name, status)
+
+    def _heard(self, actor: str, status: Mapping[str, Any]) -> None:
+        self._statuses[actor] = status
+
+    def _decide(self) -> None:
+        world, statuses = self.world, self._statuses
+        for shard in world.shards:
+            leader = leader_of(shard, statuses)
+            if leader is not None:
+                led = statuses[leader]["leading"][shard]
+                if led["epoch"] >= self.leaders.get(shard, ("", 0))[1]:
+                    self.leaders[shard] = (leader, led["epoch"])
+                    self.committed[shard] = max(self.committed.get(shard, 0), led["committed"])
+        assert self._reconciler is not None
+        for wanted in self._reconciler.decide(statuses, world.loop.now):
+            self._take_over(wanted)
+
+    def _take_over(self, wanted: TakeOver) -> None:
+        world = self.world
+        candidate = world.actors[wanted.candidate]
+        members = places(world, wanted.shard, wanted.members)
+        world.network.send(
+            self.name,
+            candidate.name,
+            f"{self.name} wants {candidate.name} to lead {wanted.shard}",
+            candidate.here,
+            candidate.take_over,
+            wanted.shard,
+            members,
+            partial(self._took_over, wanted.shard),
+        )
+
+    def _took_over(self, shard: str, answer: Leads | Outpaced) -> None:
+        if isinstance(answer, Outpaced) and self._reconciler is not None:
+            self._reconciler.failed(shard, self.world.loop.now)
+
+
+def places(world: World, shard: str, actors: Iterable[str]) -> list[Member]:
+    """The members that ``actors`` have for ``shard`` now; their journals are made where there are none."""
+    return [
+        Member(actor.participant(shard).replica.id, actor.name) for name in actors if (actor := world.actors[name]).up
+    ]
+
+
+def _told(message: Any) -> str:
+    return type(message).__name__

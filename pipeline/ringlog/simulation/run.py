@@ -1,0 +1,417 @@
+"""One run from one seed: a world is made, things fail in it for a while, then nothing fails and all must come right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from ringlog.control.placement import members_of
+from ringlog.replication import Leader, Leads, Outpaced, Violation, invariants
+from ringlog.simulation.checker import Checker, is_gap
+from ringlog.simulation.cluster import SPEEDS, Actor, Controller, World, places
+from ringlog.simulation.faults import BEYOND, Hits, Mix
+from ringlog.simulation.loop import Loop
+from ringlog.simulation.network import Network
+from ringlog.simulation.stores import Metadata, Table
+from ringlog.simulation.workload import Client, Reader
+
+CALM_S = 150.0
+"""How long, without a fault, everything may take to come right (SL-10)."""
+LOOK_S = 2.0
+BEYOND_SHARE = 0.06
+GAP = b"records may be missing here: an operator accepted the loss"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run was: ``violation`` is None when every invariant held; ``story`` is told of a traced run."""
+
+    seed: int
+    digest: int
+    events: int
+    simulated_s: float
+    faults: Counter[str]
+    counts: Counter[str]
+    violation: str | None
+    story: tuple[str, ...] = ()
+
+
+class Simulation:
+    """The world of one seed, and what happens to it. ``beyond``: lose more disks than a cluster survives."""
+
+    def __init__(self, seed: int, *, traced: bool = False, mix: Mix | None = None, beyond: bool | None = None) -> None:
+        self.seed = seed
+        draw = Random(seed)
+        self.loop = Loop(draw, traced=traced)
+        self.hits = Hits()
+        self.checker = Checker()
+        self.mix = mix or Mix.drawn(draw)
+        self.beyond = draw.random() < BEYOND_SHARE if beyond is None else beyond
+        self._lost_to_budget: dict[str, bool] = {}
+        replicas = draw.choice((3, 3, 3, 3, 5, 2, 1))
+        count = max(replicas, draw.choice((3, 4, 5)))
+        shards = tuple(f"log-{number}" for number in range(draw.choice((1, 1, 2, 3))))
+        network = Network(self.loop, self.hits)
+        self.world = World(
+            self.loop,
+            self.hits,
+            self.checker,
+            network,
+            Metadata(self.loop, self.hits, self.checker),
+            Table(self.loop, self.hits, self.checker),
+            shards,
+            {},
+            replicas,
+            replicas // 2 + 1,
+            draw.choice(("group", "group", "group", "interval", "never")),
+            draw.choice((300, 3000, 30000)),
+            draw.choice((3, 5, 4096)),
+            draw.choice((100, 1000, 10000)),
+            Random(seed ^ 0x5EED),
+        )
+        for number in range(count):
+            name = f"actor-{number}"
+            self.world.actors[name] = Actor(self.world, name)
+        self.active_s = draw.uniform(10.0, 40.0)
+        self.controllers = [Controller(self.world, f"controller-{number}") for number in range(2)]
+        self.clients = [
+            Client(self.world, f"client-{number}", self.controllers, self.active_s)
+            for number in range(draw.randint(1, 3))
+        ]
+        self.readers = [Reader(self.world, client) for client in self.clients]
+
+    def run(self) -> None:
+        """All of it. Raises `Violation`."""
+        loop = self.loop
+        for actor in self.world.actors.values():
+            actor.begin()
+        if "clocks" in self.mix.rates:
+            self.hits.hit("clocks")
+            for actor in self.world.actors.values():
+                actor.clock = (loop.draw.uniform(*SPEEDS), loop.draw.uniform(0.0, 1000.0))
+        self.controllers[1].up = False
+        for controller in self.controllers:
+            controller.begin()
+        loop.after(1.0, "a read", self._read)
+        for kind, rate in self.mix.rates.items():
+            if kind in STRIKES:
+                loop.after(loop.draw.expovariate(rate), f"fault: {kind}", self._strike, kind, rate)
+        if self.beyond:
+            loop.after(self.active_s * loop.draw.uniform(0.3, 0.9), f"fault: {BEYOND}", self._lose_too_much)
+        loop.run(self.active_s)
+        self._heal()
+        self._come_right()
+
+    # While things fail.
+
+    def _read(self) -> None:
+        self.loop.draw.choice(self.readers).read()
+        self.loop.after(self.loop.draw.uniform(0.5, 3.0), "a read", self._read)
+
+    def _strike(self, kind: str, rate: float) -> None:
+        if self.loop.now < self.active_s:
+            STRIKES[kind](self)
+            self.loop.after(self.loop.draw.expovariate(rate), f"fault: {kind}", self._strike, kind, rate)
+
+    def any_actor(self) -> Actor:
+        """One of the actors."""
+        return self.loop.draw.choice(list(self.world.actors.values()))
+
+    def for_a_while(self, begin: Callable[[], None], end: Callable[[], None], what: str) -> None:
+        """Something that ends by itself after seconds."""
+        begin()
+        self.loop.after(self.loop.draw.uniform(0.5, 6.0), f"over: {what}", end)
+
+    def may_lose(self, actor: Actor) -> bool:
+        """Whether the journals of ``actor`` may be lost: of every set of members that counts, or may come to count, fewer
+        than a quorum are lost then, so that each committed entry, and enough seals, survive.
+        """
+        for shard in self.world.shards:
+            state, _ = self.world.metadata.of.get(shard, (None, 0))
+            sets = [] if state is None else [({member.id for member in state.members}, state.quorum)]
+            for other in self.world.actors.values():
+                takeover = other.participants[shard].takeover if shard in other.participants else None
+                if takeover is not None:
+                    sets.append(({*takeover.wished}, takeover.quorum))
+            if state is None or state.state != "open":
+                return False  # a set that nobody shows any more may still open
+            gone = {actor.disks[shard].synced.id} if shard in actor.disks else set()
+            for ids, quorum in sets:
+                if sum(self.checker.is_lost(id) or id in gone for id in ids) > quorum - 1:
+                    return False
+        return True
+
+    def _lose_too_much(self) -> None:
+        """Every disk of a majority is gone at once."""
+        shard = self.loop.draw.choice(self.world.shards)
+        state, _ = self.world.metadata.of.get(shard, (None, 0))
+        if state is None or not state.members:
+            return
+        self.hits.hit(BEYOND)
+        for member in state.members[: state.quorum]:
+            actor = self.world.actors[member.actor]
+            actor.crash()
+            actor.wipe()
+
+    # When nothing fails any more.
+
+    def _heal(self) -> None:
+        world = self.world
+        world.network.heal()
+        world.metadata.heal()
+        world.table.heal()
+        for actor in world.actors.values():
+            actor.full, actor.slow_s = False, 0.0
+            if actor.paused:
+                actor._resume(actor.incarnation)
+            actor.restart()
+        self.controllers[0].up, self.controllers[1].up = True, False
+        self.loop.note("nothing fails any more")
+
+    def _come_right(self) -> None:
+        healed = self.loop.now
+        accepted: set[str] = set()
+        while not self._right():
+            if self.loop.now - healed > CALM_S:
+                for shard in self.world.shards:
+                    pending = [client.name for client in self.clients if len(client.producers[shard])]
+                    invariants.answered(shard, self._open(shard), pending, CALM_S)
+                raise Violation("SL-10", f"not everything is archived {CALM_S:g} s after the last fault")
+            self.loop.run(self.loop.now + LOOK_S)
+            if self.beyond and self.loop.now - healed > CALM_S / 4:
+                self._operate(accepted)
+            for actor in self.world.actors.values():
+                actor.here(actor.flush)
+        rows = self.world.table.newest.rows
+        for shard in self.world.shards:
+            self.checker.finished(shard, rows.get(shard, ()))
+            state, _ = self.world.metadata.of[shard]
+            gaps = [(entry.epoch, entry.start) for entry in rows.get(shard, ()) if is_gap(entry)]
+            invariants.kept(f"gaps of {shard}", list(state.gaps if state else ()), gaps)
+
+    def _right(self) -> bool:
+        stored = self.world.table.newest.stored
+        return (
+            all(self._open(shard) for shard in self.world.shards)
+            and not any(client.pending for client in self.clients)
+            and all(leader.end == stored.get(leader.shard, 0) for shard in self.world.shards if (leader := self._leader(shard)))
+        )
+
+    def _leader(self, shard: str) -> Leader | None:
+        """The leader of the newest epoch that has one. A later one may have been claimed and left alone."""
+        parts = (actor.participants.get(shard) for actor in self.world.actors.values())
+        leaders = [part.leader for part in parts if part is not None and part.leader is not None]
+        return max(leaders, key=lambda leader: leader.epoch, default=None)
+
+    def _open(self, shard: str) -> bool:
+        """Whether ``shard`` is led by a leader that has all the members that it should have."""
+        leader = self._leader(shard)
+        if leader is None:
+            return False
+        wished = members_of(shard, self.world.shards, tuple(self.world.actors), self.world.replicas)
+        return {member.id for member in leader.members} >= {member.id for member in places(self.world, shard, wished)}
+
+    def _operate(self, accepted: set[str]) -> None:
+        """An operator looks at the shards that stay unavailable, and accepts the loss."""
+        for shard in self.world.shards:
+            state, _ = self.world.metadata.of.get(shard, (None, 0))
+            if state is None or shard in accepted:
+                continue
+            alive = [member for member in state.members if not self.checker.is_lost(member.id)]
+            if len(alive) > len(state.members) - state.quorum:
+                continue
+            if self._open(shard):
+                raise Violation("SL-2", f"{shard} opened over {len(alive)} of {len(state.members)} members")
+            accepted.add(shard)
+            self.loop.note(f"an operator accepts what {shard} lost")
+            wished = members_of(shard, self.world.shards, tuple(self.world.actors), self.world.replicas)
+            candidate = self.world.actors[wished[0]]
+            again = partial(self._accepted, accepted, shard)
+            candidate.here(candidate.take_over, shard, places(self.world, shard, wished), again, GAP)
+
+    def _accepted(self, accepted: set[str], shard: str, answer: Leads | Outpaced) -> None:
+        if isinstance(answer, Outpaced):
+            accepted.discard(shard)  # the controller was in between: try again
+
+
+def _wipe(simulation: Simulation) -> None:
+    actor = simulation.any_actor()
+    if actor.up and simulation.may_lose(actor):
+        simulation.hits.hit("wiped disk")
+        actor.crash()
+        actor.wipe()
+
+
+def _flip(simulation: Simulation) -> None:
+    actor = simulation.any_actor()
+    if actor.up and simulation.may_lose(actor) and actor.disks:
+        simulation.hits.hit("bit flip")
+        actor.crash()
+        for disk in actor.disks.values():
+            disk.flipped = True
+            simulation.checker.lost(disk.synced.id)
+
+
+def _power(simulation: Simulation) -> None:
+    actor = simulation.any_actor()
+    if actor.up:
+        actor.ends_in_write = lambda: simulation.world.fsync == "group" or simulation.may_lose(actor)
+
+
+def _crash(simulation: Simulation) -> None:
+    actor = simulation.any_actor()
+    if actor.up:
+        simulation.hits.hit("crash")
+        actor.crash()
+
+
+def _restart(simulation: Simulation) -> None:
+    simulation.hits.hit("restart")
+    for actor in simulation.world.actors.values():
+        actor.crash()
+
+
+def _pause(simulation: Simulation) -> None:
+    simulation.any_actor().pause(simulation.loop.draw.uniform(0.3, 8.0))
+
+
+def _block(simulation: Simulation, kind: str, pairs: Callable[[list[str], list[str]], list[tuple[str, str]]]) -> None:
+    draw, network = simulation.loop.draw, simulation.world.network
+    names = [
+        *simulation.world.actors,
+        *(one.name for one in simulation.controllers),
+        *(one.name for one in simulation.clients),
+    ]
+    some = draw.sample(names, draw.randint(1, len(names) - 1))
+    cut = pairs(some, [name for name in names if name not in some])
+    simulation.for_a_while(
+        lambda: network.blocked.update(dict.fromkeys(cut, kind)),
+        lambda: [network.blocked.pop(pair, None) for pair in cut] and None,
+        kind,
+    )
+
+
+def _partition(simulation: Simulation) -> None:
+    _block(simulation, "partition", lambda one, other: [pair for a in one for b in other for pair in ((a, b), (b, a))])
+
+
+def _one_way(simulation: Simulation) -> None:
+    _block(simulation, "one way", lambda one, other: [(other_name, one[0]) for other_name in [*one[1:], *other]])
+
+
+def _isolate(simulation: Simulation) -> None:
+    def pairs(one: list[str], other: list[str]) -> list[tuple[str, str]]:
+        rest = [*one[1:], *other]
+        return [pair for name in rest for pair in ((one[0], name), (name, one[0]))]
+
+    _block(simulation, "isolation", pairs)
+
+
+def _set(where: Callable[[Simulation], object], name: str, values: tuple[float, ...]) -> Callable[[Simulation], None]:
+    """A fault that is a number somewhere, for a while."""
+
+    def strike(simulation: Simulation) -> None:
+        target = where(simulation)
+        simulation.for_a_while(
+            lambda: setattr(target, name, simulation.loop.draw.choice(values)), lambda: setattr(target, name, 0.0), name
+        )
+
+    return strike
+
+
+def _full(simulation: Simulation) -> None:
+    actor = simulation.any_actor()
+    simulation.for_a_while(lambda: setattr(actor, "full", True), lambda: setattr(actor, "full", False), "full disk")
+
+
+def _move(simulation: Simulation) -> None:
+    """Other members, drawn from all actors; one of them leads."""
+    world, draw = simulation.world, simulation.loop.draw
+    chosen = draw.sample(list(world.actors), world.replicas)
+    shard = draw.choice(world.shards)
+    members = places(world, shard, chosen)
+    if members:
+        simulation.hits.hit("membership")
+        candidate = world.actors[members[0].actor]
+        candidate.here(candidate.take_over, shard, members, _ignore)
+
+
+def _duel(simulation: Simulation) -> None:
+    world, draw = simulation.world, simulation.loop.draw
+    shard = draw.choice(world.shards)
+    wished = members_of(shard, world.shards, tuple(world.actors), world.replicas)
+    members = places(world, shard, wished)
+    if len(members) > 1:
+        simulation.hits.hit("duel")
+        for member in draw.sample(members, 2):
+            candidate = world.actors[member.actor]
+            simulation.loop.after(
+                draw.random() * 0.05, "a duel", candidate.here, candidate.take_over, shard, members, _ignore
+            )
+
+
+def _ignore(_: Leads | Outpaced) -> None:
+    """Nobody waits for this takeover."""
+
+
+def _controllers(simulation: Simulation) -> None:
+    """None, the other one, or both."""
+    simulation.hits.hit("controller")
+    ups = simulation.loop.draw.choice(((False, False), (False, True), (True, True)))
+    for controller, up in zip(simulation.controllers, ups, strict=True):
+        controller.up = up
+
+
+STRIKES: dict[str, Callable[[Simulation], None]] = {
+    "crash": _crash,
+    "power cut": _power,
+    "wiped disk": _wipe,
+    "bit flip": _flip,
+    "pause": _pause,
+    "partition": _partition,
+    "one way": _one_way,
+    "isolation": _isolate,
+    "loss": _set(lambda one: one.world.network, "loss", (0.02, 0.2)),
+    "duplication": _set(lambda one: one.world.network, "duplication", (0.05, 0.3)),
+    "reordering": _set(lambda one: one.world.network, "reordering", (0.1, 0.5)),
+    "delay": _set(lambda one: one.world.network, "delay_s", (0.1, 3.0)),
+    "slow disk": _set(lambda one: one.any_actor(), "slow_s", (0.5, 4.0)),
+    "full disk": _full,
+    "metadata away": _set(lambda one: one.world.metadata, "away", (0.5, 1.0)),
+    "metadata unknown": _set(lambda one: one.world.metadata, "unknown", (0.3, 1.0)),
+    "table failing": _set(lambda one: one.world.table, "away", (0.5, 1.0)),
+    "table slow": _set(lambda one: one.world.table, "slow_s", (1.0, 8.0)),
+    "table unknown": _set(lambda one: one.world.table, "unknown", (0.3, 0.9)),
+    "membership": _move,
+    "duel": _duel,
+    "controller": _controllers,
+    "compaction": lambda one: one.world.table.compact(),
+    "client crash": lambda one: one.loop.draw.choice(one.clients).crash(),
+    "restart": _restart,
+}
+"""How each kind strikes; clocks differ from the start."""
+
+
+def simulate(seed: int, *, traced: bool = False, mix: Mix | None = None, beyond: bool | None = None) -> Report:
+    """Run ``seed``. The same seed gives the same digest, and the same story, in every process."""
+    simulation = Simulation(seed, traced=traced, mix=mix, beyond=beyond)
+    violation = None
+    try:
+        simulation.run()
+    except Violation as error:
+        violation = str(error)
+    loop = simulation.loop
+    story = (*loop.story(), *(("…", *loop.story(40)) if violation else loop.story(10**9))) if traced else ()
+    return Report(
+        seed,
+        loop.digest,
+        loop.events,
+        loop.now,
+        simulation.hits.of,
+        simulation.checker.counts,
+        violation,
+        story,
+    )
