@@ -27,6 +27,10 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
         yield server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write transcripts anew; read what changed in them")
+
+
 @contextlib.contextmanager
 def local_ray(**options: object) -> Iterator[None]:
     """A Ray on loopback that ends with the block."""

@@ -80,7 +80,7 @@ class Client:
 
     def send(self, sequence: int, rows: int = 10, acks: Any = "quorum", **changes: Any) -> None:
         batch = to_record_batch([{"body": f"{sequence}/{row}", "service": "s"} for row in range(rows)], observed_ns=7)
-        fields = {"records": rows, "payload": pack(batch), **changes}
+        fields = {"since": 0, "records": rows, "payload": pack(batch), **changes}
         self.stream.send(encode(Submit(SHARD, self.epoch, self.producer, 0, sequence, acks=acks, **fields)))
 
 
@@ -213,7 +213,7 @@ def test_without_the_token_nothing_is_served(trio: Trio) -> None:
     location = trio.hosts["shard-0"].location
     ended = threading.Event()
     stream = open_stream(location, "guess", lambda _: None, ended.set)  # ends by itself
-    stream.send(encode(Submit(SHARD, 1, "p", 0, 0, 1, "quorum", b"")))
+    stream.send(encode(Submit(SHARD, 1, "p", 0, 0, 0, 1, "quorum", b"")))
     assert ended.wait(WITHIN_S)
     with pytest.raises(Unavailable):
         read_tail(location, "guess", SHARD)

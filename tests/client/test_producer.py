@@ -20,7 +20,7 @@ def batch(caller: str, deadline: float = 30.0) -> Batch:
 
 def connected(*callers: str, deadline: float = 30.0) -> Producer:
     one = Producer(SHARD, "p")
-    one.connected(1, 0.0)
+    one.connected(1, 0, 0.0)
     for caller in callers:
         one.submit(batch(caller, deadline), 0.0)
     return one
@@ -45,7 +45,7 @@ def errors(step: Step) -> dict[str, type]:
 def test_batches_get_their_sequences_in_order_and_are_settled_by_them() -> None:
     one = Producer(SHARD, "p")
     assert one.submit(batch("a"), 0.0).send == [], "nothing is sent without a leader"
-    assert sent(one.connected(1, 0.0)) == [(0, b"a")]
+    assert sent(one.connected(1, 0, 0.0)) == [(0, b"a")]
     assert sent(one.submit(batch("b"), 0.0)) == [(1, b"b")]
     assert one.acknowledged(acknowledged(1), 0.0).results == [("b", acknowledged(1))]
     assert one.acknowledged(acknowledged(1), 0.0).results == [], "an answer that comes twice counts once"
@@ -59,13 +59,13 @@ def test_no_more_than_the_window_is_on_its_way() -> None:
 def test_a_lost_stream_sends_everything_again_with_the_same_sequences() -> None:
     one = connected("a", "b")
     assert one.disconnected().routes
-    assert sent(one.connected(2, 0.0)) == [(0, b"a"), (1, b"b")]
+    assert sent(one.connected(2, 0, 0.0)) == [(0, b"a"), (1, b"b")]
 
 
 def test_fenced_asks_for_routes_and_retries_there() -> None:
     one = connected("a")
     assert one.declined(declined(0, "fenced"), 0.0).routes
-    step = one.connected(5, 0.0)
+    step = one.connected(5, 0, 0.0)
     assert [(submit.sequence, submit.epoch) for submit in step.send] == [(0, 5)]
 
 
@@ -99,7 +99,7 @@ def test_one_that_may_be_stored_is_told_that_and_its_sequence_is_still_settled()
     assert errors(one.tick(6.0)) == {"a": OutcomeUnknown}
     assert errors(one.tick(7.0)) == {}
     one.submit(batch("b", deadline=50.0), 7.0)
-    assert sent(one.connected(2, 8.0)) == [(0, b"a"), (1, b"b")], "else the next one would be a jump"
+    assert sent(one.connected(2, 0, 8.0)) == [(0, b"a"), (1, b"b")], "else the next one would be a jump"
     assert one.acknowledged(acknowledged(0), 8.0).results == []
     assert one.acknowledged(acknowledged(1), 8.0).results == [("b", acknowledged(1))]
 
@@ -108,14 +108,14 @@ def test_one_that_was_never_sent_is_told_that_it_is_not_stored() -> None:
     one = Producer(SHARD, "p")
     one.submit(batch("a", deadline=5.0), 0.0)
     assert errors(one.tick(6.0)) == {"a": Unavailable}
-    assert sent(one.connected(1, 7.0)) == []
+    assert sent(one.connected(1, 0, 7.0)) == []
 
 
 def test_a_rejected_producer_begins_anew_with_what_was_surely_not_stored() -> None:
     one = connected("a", "b")
     one.disconnected()
     one.submit(batch("c"), 0.0)
-    one.connected(2, 0.0)
+    one.connected(2, 0, 0.0)
     one.declined(declined(0, "overloaded"), 0.0)
     step = one.declined(declined(1, "rejected"), 0.0)
     assert errors(step)["a"] is OutcomeUnknown
@@ -142,7 +142,7 @@ class Shard:
 
     def answer(self, submit: Submit) -> Acknowledged | Declined | None:
         head = (submit.shard, submit.producer_epoch, submit.sequence)
-        verdict = self.table.check(submit.producer, submit.producer_epoch, submit.sequence)
+        verdict = self.table.check(submit.producer, submit.producer_epoch, submit.sequence, submit.since)
         if isinstance(verdict, Known):
             return Acknowledged(*head, 1, verdict.start, verdict.end)
         if isinstance(verdict, Expected):
@@ -191,12 +191,12 @@ def test_against_a_shard_that_fails_in_every_way_nobody_is_told_a_lie(seed: int)
             wire.clear()
             do(one.disconnected())
         elif chance < 0.85 and one.leader_epoch is None:
-            do(one.connected(1, now))
+            do(one.connected(1, len(shard.stored), now))
         else:
             do(one.tick(now))
     wire.clear()
     do(one.disconnected())
-    do(one.connected(2, now))
+    do(one.connected(2, len(shard.stored), now))
     for _ in range(2000):
         now += 0.3
         while wire:
@@ -207,7 +207,7 @@ def test_against_a_shard_that_fails_in_every_way_nobody_is_told_a_lie(seed: int)
                 do(one.declined(answer, now))
             elif answer is None:
                 do(one.disconnected())
-                do(one.connected(2, now))
+                do(one.connected(2, len(shard.stored), now))
         if not len(one):
             break
         do(one.tick(now))

@@ -11,10 +11,13 @@ ALL = set(ACTORS)
 
 
 def statuses(alive: set[str], **leading: tuple[str, int, set[str]]) -> dict[str, dict[str, Any]]:
-    """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4."""
-    found: dict[str, dict[str, Any]] = {actor: {"leading": {}} for actor in alive}
+    """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4. Each journal has its actor's name as id."""
+    found: dict[str, dict[str, Any]] = {
+        actor: {"leading": {}, "keeping": {shard: {"id": actor} for shard in ACTORS}} for actor in alive
+    }
     for name, (actor, epoch, members) in leading.items():
-        found[actor]["leading"][name.replace("_", "-")] = {"epoch": epoch, "members": {key: {} for key in members}}
+        opened = {"epoch": epoch, "members": {member: {"id": member} for member in members}}
+        found[actor]["leading"][name.replace("_", "-")] = opened
     return found
 
 
@@ -23,12 +26,12 @@ def led(members: set[str] = ALL) -> dict[str, tuple[str, int, set[str]]]:
 
 
 def reconciler() -> Reconciler:
-    return Reconciler(ACTORS, 3, 2)
+    return Reconciler(ACTORS, ACTORS, 3, 2)
 
 
 def test_every_shard_is_opened_by_the_actor_of_its_name_once_all_are_there() -> None:
     takeovers = reconciler().decide(statuses(ALL), 0.0)
-    assert takeovers == [TakeOver(shard, shard, members_of(shard, ACTORS, 3)) for shard in ACTORS]
+    assert takeovers == [TakeOver(shard, shard, members_of(shard, ACTORS, ACTORS, 3)) for shard in ACTORS]
 
 
 def test_a_led_and_complete_cluster_is_left_alone() -> None:
@@ -68,6 +71,16 @@ def test_a_shard_that_opened_with_fewer_members_is_completed_by_its_leader() -> 
     takeovers = one.decide(statuses(ALL, **short), PATIENCE_S)
     assert [takeover.candidate for takeover in takeovers] == list(ACTORS)
     assert all(set(takeover.members) == ALL for takeover in takeovers)
+
+
+def test_an_actor_that_lost_its_journal_is_no_member_any_more_and_is_made_one_again() -> None:
+    one = reconciler()
+    found = statuses(ALL, **led())
+    found["shard-2"]["keeping"]["shard-0"]["id"] = "a new journal"
+    assert one.decide(found, 0.0) == []
+    assert one.decide(found, PATIENCE_S) == [TakeOver("shard-0", "shard-0", ACTORS)]
+    found["shard-2"]["keeping"]["shard-0"]["id"] = "shard-2"
+    assert one.decide(found, 100.0) == []
 
 
 def test_failed_takeovers_are_tried_ever_more_rarely() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ringlog.replication import (
+    NO_PRODUCERS,
     Accepted,
     Append,
     Appended,
@@ -29,13 +30,13 @@ MEMBERS = [Member("a", "shard-0"), Member("b", "shard-1"), Member("c", "shard-2"
 
 
 def leader(entries: tuple[Entry, ...] = (), trimmed: int = 0, buffer_bytes_max: int = 1000) -> Leader:
-    return Leader(SHARD, 5, MEMBERS, 2, "a", trimmed, entries, {}, buffer_bytes_max)
+    return Leader(SHARD, 5, MEMBERS, 2, "a", trimmed, entries, NO_PRODUCERS, buffer_bytes_max)
 
 
 def submit(
     to: Leader, sequence: int, caller: str = "caller", acks: Any = "quorum", size: int = 10, now: float = 0.0
 ) -> Output:
-    return to.append(caller, "p", 0, sequence, 10, b"x" * size, acks, now)
+    return to.append(caller, "p", 0, sequence, 0, 10, b"x" * size, acks, now)
 
 
 def appended(id: str, end: int, epoch: int = 5) -> Appended:
@@ -100,7 +101,7 @@ def test_a_jump_is_refused_only_after_a_quorum_confirmed_the_epoch() -> None:
 
 def test_an_evicted_producer_is_told_so() -> None:
     one = leader()
-    one.append("caller", "unknown", 0, 7, 10, b"x", "quorum", 0.0)
+    one.append("caller", "unknown", 0, 7, 0, 10, b"x", "quorum", 0.0)
     one.handle(Confirmed(SHARD, "a", 5, 1), 0.0)
     ((_, refused),) = one.handle(Confirmed(SHARD, "b", 5, 1), 0.0).reply
     assert isinstance(refused, Refused)
@@ -188,18 +189,33 @@ def test_a_laggard_beyond_the_trim_gets_the_producers() -> None:
     (again,) = one.tick(RESEND_S).send
     assert (again.receiver, again.start, again.trimmed, again.entries) == ("c", 10, 10, ())
     assert again.producers is not None
-    assert list(again.producers) == ["p"]
+    assert list(again.producers["known"]) == ["p"]
 
 
-def test_the_table_may_not_end_beyond_what_is_committed_nor_inside_an_entry() -> None:
+def test_the_table_never_ends_inside_an_entry() -> None:
     one = leader()
     submit(one, 0)
-    with pytest.raises(Violation, match="SL-6"):
-        one.trim(10)
     one.handle(appended("a", 10), 0.0)
     one.handle(appended("b", 10), 0.0)
-    with pytest.raises(Violation, match="SL-5"):
+    with pytest.raises(Violation, match="SL-3"):
         one.trim(5)
+
+
+def test_a_table_that_ends_beyond_what_is_committed_was_filled_by_a_later_leader() -> None:
+    one = leader()
+    submit(one, 0, "writer")
+    one.read("reader", 0.0)
+    replies = one.trim(20).reply
+    assert replies == (("writer", Deposed(5, 6)), ("reader", Deposed(5, 6)))
+    assert one.trimmed == 0
+    assert submit(one, 1, "later").reply == (("later", Deposed(5, 6)),)
+
+
+def test_a_table_that_ends_before_what_was_trimmed_changes_nothing() -> None:
+    one = leader((Entry.make(4, 10, 20, "p", 0, 0, b"kept"),), trimmed=10)
+    assert not one.trim(5)
+    assert not one.trim(10)
+    assert (one.trimmed, one.deposed_by) == (10, None)
 
 
 def test_a_new_leader_goes_on_where_the_kept_tail_ends_and_knows_its_producers() -> None:

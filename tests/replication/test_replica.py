@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ringlog.replication import (
+    NO_PRODUCERS,
     Append,
     Appended,
     Confirm,
@@ -27,6 +28,8 @@ from ringlog.replication import (
     Trim,
     Violation,
     Write,
+    applied,
+    is_still_itself,
 )
 
 SHARD, ID = "shard-0", "replica-a"
@@ -42,7 +45,7 @@ def log(count: int, epoch: int = 1) -> tuple[Entry, ...]:
 
 def joined(entries: tuple[Entry, ...] = (), epoch: int = 1) -> Replica:
     replica = Replica(ReplicaState(SHARD, ID))
-    replica.handle(Join(SHARD, ID, epoch, 0, 0, ((epoch, 0),), entries, {}))
+    replica.handle(Join(SHARD, ID, epoch, 0, 0, ((epoch, 0),), entries, NO_PRODUCERS))
     return replica
 
 
@@ -119,7 +122,7 @@ def test_join_makes_the_log_exactly_the_tail() -> None:
     replica = joined(log(3))
     replica.handle(Seal(SHARD, ID, 2))
     tail = (entry(0, 0), entry(10, 1), entry(20, 7, epoch=2))
-    join = Join(SHARD, ID, 2, 0, 20, ((1, 0), (2, 20)), tail[2:], {})
+    join = Join(SHARD, ID, 2, 0, 20, ((1, 0), (2, 20)), tail[2:], NO_PRODUCERS)
     with pytest.raises(Violation):  # sequence 7 cannot follow 1: a log that never was
         replica.handle(join)
 
@@ -128,15 +131,15 @@ def test_join_keeps_what_agrees_and_replaces_the_rest() -> None:
     replica = joined(log(3))
     replica.handle(Seal(SHARD, ID, 2))
     fresh = entry(20, 2, epoch=2, rows=5)
-    output = replica.handle(Join(SHARD, ID, 2, 0, 20, ((1, 0), (2, 20)), (fresh,), {}))
-    assert output.store == (Replace(2, 2, 0, ((1, 0), (2, 20)), {}, (*log(2), fresh)),)
+    output = replica.handle(Join(SHARD, ID, 2, 0, 20, ((1, 0), (2, 20)), (fresh,), NO_PRODUCERS))
+    assert output.store == (Replace(2, 2, 0, ((1, 0), (2, 20)), NO_PRODUCERS, (*log(2), fresh)),)
     assert output.send == (Joined(SHARD, ID, 2, 25),)
 
 
 def test_a_second_join_of_an_epoch_cuts_nothing() -> None:
     replica = joined()
     replica.handle(append(0, log(2)))
-    output = replica.handle(Join(SHARD, ID, 1, 0, 0, ((1, 0),), (), {}))
+    output = replica.handle(Join(SHARD, ID, 1, 0, 0, ((1, 0),), (), NO_PRODUCERS))
     assert (output.store, output.send) == ((), (Joined(SHARD, ID, 1, 20),))
     assert replica.end == 20
 
@@ -165,6 +168,14 @@ def test_fetch_gives_the_log_and_the_producers_as_of_its_start() -> None:
     assert ProducerTable.from_plain(found.producers) == ProducerTable().advanced(log(1))
 
 
+def test_a_fetch_that_is_late_finds_another_log_and_is_dropped() -> None:
+    replica = joined(log(3))
+    replica.handle(Seal(SHARD, ID, 2))
+    replica.handle(Join(SHARD, ID, 2, 0, 30, ((1, 0), (2, 30)), (), NO_PRODUCERS))
+    replica.handle(Trim(SHARD, ID, 2, 20))
+    assert not replica.handle(Fetch(SHARD, ID, 2, 0))
+
+
 def test_a_laggard_takes_the_producers_and_begins_at_the_leaders_trim() -> None:
     replica = joined(log(1))
     producers = ProducerTable().advanced(log(3)).to_plain()
@@ -186,3 +197,39 @@ def test_a_replica_begins_again_from_its_state_as_it_was() -> None:
     again = Replica(replica.state())
     assert again.state() == replica.state()
     assert again.producers == replica.producers
+
+
+def test_what_is_stored_op_by_op_is_the_replica() -> None:
+    replica = Replica(ReplicaState(SHARD, ID))
+    disk = replica.state()
+    for message in (
+        Seal(SHARD, ID, 1),
+        Join(SHARD, ID, 1, 0, 0, ((1, 0),), (), NO_PRODUCERS),
+        append(0, log(3)),
+        Trim(SHARD, ID, 1, 10),
+        Seal(SHARD, ID, 2),
+        Join(SHARD, ID, 2, 10, 20, ((1, 0), (2, 20)), (), ProducerTable().advanced(log(1)).to_plain()),
+        append(50, (), epoch=2, trimmed=50, producers=ProducerTable(forgotten=50).to_plain()),
+    ):
+        for op in replica.handle(message).store:  # type: ignore[arg-type]
+            disk = applied(disk, op)
+        assert disk == replica.state()
+    assert (disk.trimmed, disk.entries) == (50, ())
+
+
+@pytest.mark.parametrize(
+    ("fsync", "closed", "same_boot", "itself"),
+    [
+        ("group", False, False, True),
+        ("interval", False, True, True),
+        ("interval", False, False, False),
+        ("interval", True, False, True),
+        ("never", False, True, True),
+        ("never", False, False, False),
+        ("never", True, False, True),
+    ],
+)
+def test_a_journal_that_may_have_lost_something_is_somebody_else(
+    fsync: str, closed: bool, same_boot: bool, itself: bool
+) -> None:
+    assert is_still_itself(fsync, closed, "boot-1", "boot-1" if same_boot else "boot-2") is itself

@@ -5,24 +5,31 @@ from dataclasses import replace
 import pytest
 
 from ringlog.replication import (
-    Claimed,
+    NO_PRODUCERS,
+    NOTHING,
     CompareAndSet,
     Entries,
     Entry,
+    Evicted,
     Fenced,
     Fetch,
     Join,
     Joined,
     Member,
+    New,
+    ProducerTable,
+    ReadState,
     ReadStored,
     Seal,
     Sealed,
     ShardState,
+    Standing,
     Stored,
     Takeover,
+    Unanswered,
     Violation,
 )
-from ringlog.replication.takeover import GRACE_S, RESEND_S
+from ringlog.replication.takeover import GAP_PRODUCER, GRACE_S, LOSS_GRACE_S, RESEND_S
 
 SHARD = "shard-0"
 A, B, C = Member("a", "shard-0"), Member("b", "shard-1"), Member("c", "shard-2")
@@ -33,11 +40,15 @@ def takeover(found: ShardState | None = OPEN, wished: tuple[Member, ...] = (A, B
     return Takeover(SHARD, "shard-0", "a", found, 7 if found else 0, wished, 2, "mine")
 
 
+def standing(state: ShardState | None, version: int) -> Standing:
+    return Standing(SHARD, "mine", state, version)
+
+
 def claimed(one: Takeover, version: int = 8) -> tuple[object, ...]:
     """Start, and let the metadata store say yes."""
     (claim,) = one.start(0.0).send
     assert isinstance(claim, CompareAndSet)
-    return one.handle(Claimed(claim.state, version), 0.0).send
+    return one.handle(standing(claim.state, version), 0.0).send
 
 
 def sealed(id: str, log_epoch: int, end: int, trimmed: int = 0) -> Sealed:
@@ -51,8 +62,8 @@ def entry(start: int, sequence: int) -> Entry:
 def test_the_first_epoch_has_nobody_to_seal() -> None:
     one = takeover(None)
     (read,) = claimed(one, 1)
-    assert read == ReadStored(SHARD)
-    joins = one.handle(Stored(SHARD, 0), 0.0).send
+    assert read == ReadStored(SHARD, "mine")
+    joins = one.handle(Stored(SHARD, "mine", 0), 0.0).send
     assert [(join.receiver, join.epoch, join.entries) for join in joins] == [("a", 1, ()), ("b", 1, ()), ("c", 1, ())]
 
 
@@ -64,7 +75,7 @@ def test_a_claim_leaves_the_members_that_opened_last() -> None:
 def test_whoever_loses_the_claim_stands_down() -> None:
     one = takeover()
     one.start(0.0)
-    assert one.handle(Claimed(replace(OPEN, epoch=5, nonce="faster"), 8), 0.0).send == ()
+    assert one.handle(standing(replace(OPEN, epoch=5, nonce="faster"), 8), 0.0).send == ()
     assert one.phase == "lost"
 
 
@@ -78,7 +89,7 @@ def test_the_table_is_read_only_after_enough_seals() -> None:
     claimed(one)
     assert one.handle(sealed("a", 4, 20), 0.0).send == ()
     assert one.handle(sealed("b", 4, 20), 0.0).send == (), "a moment for the third"
-    assert one.tick(GRACE_S).send == (ReadStored(SHARD),)
+    assert one.tick(GRACE_S).send == (ReadStored(SHARD, "mine"),)
 
 
 def test_too_few_seals_never_go_on() -> None:
@@ -97,7 +108,7 @@ def test_a_seal_of_a_journal_that_was_never_a_member_does_not_count() -> None:
     claimed(one)
     one.handle(sealed("a", 4, 20), 0.0)
     one.handle(sealed("new-journal", 4, 20), 0.0)
-    assert one.tick(GRACE_S).send != (ReadStored(SHARD),)
+    assert one.tick(GRACE_S).send != (ReadStored(SHARD, "mine"),)
 
 
 def after_seals(*logs: Sealed) -> Takeover:
@@ -112,27 +123,27 @@ def after_seals(*logs: Sealed) -> Takeover:
 
 def test_the_highest_log_epoch_wins_not_the_longest_log() -> None:
     one = after_seals(sealed("a", 3, 90), sealed("b", 4, 20), sealed("c", 3, 50))
-    assert one.handle(Stored(SHARD, 10), 0.0).send == (Fetch(SHARD, "b", 5, 10),)
+    assert one.handle(Stored(SHARD, "mine", 10), 0.0).send == (Fetch(SHARD, "b", 5, 10),)
 
 
 def test_a_tail_that_was_trimmed_beyond_the_table_is_corruption() -> None:
     one = after_seals(sealed("a", 4, 90, trimmed=50), sealed("b", 4, 20), sealed("c", 4, 20))
     with pytest.raises(Violation, match="SL-6"):
-        one.handle(Stored(SHARD, 40), 0.0)
+        one.handle(Stored(SHARD, "mine", 40), 0.0)
 
 
 def test_a_table_without_its_metadata_is_not_guessed_over() -> None:
     one = takeover(None)
     claimed(one, 1)
     with pytest.raises(Violation, match="_ringlog"):
-        one.handle(Stored(SHARD, 40), 0.0)
+        one.handle(Stored(SHARD, "mine", 40), 0.0)
 
 
 def joining() -> tuple[Takeover, tuple[Join, ...]]:
     one = after_seals(sealed("a", 4, 10), sealed("b", 4, 20))
-    one.handle(Stored(SHARD, 0), 1.0)
+    one.handle(Stored(SHARD, "mine", 0), 1.0)
     kept = (entry(0, 0), entry(10, 1))
-    return one, one.handle(Entries(SHARD, "b", 5, 0, 20, kept, {}), 1.0).send
+    return one, one.handle(Entries(SHARD, "b", 5, 0, 20, kept, NO_PRODUCERS), 1.0).send
 
 
 def test_a_member_that_agrees_up_to_some_point_gets_only_the_rest() -> None:
@@ -147,9 +158,9 @@ def test_a_member_that_agrees_up_to_some_point_gets_only_the_rest() -> None:
 
 def test_an_entry_that_was_changed_on_its_way_is_refused() -> None:
     one = after_seals(sealed("a", 4, 10), sealed("b", 4, 10))
-    one.handle(Stored(SHARD, 0), 0.0)
+    one.handle(Stored(SHARD, "mine", 0), 0.0)
     with pytest.raises(Violation, match="SL-2"):
-        one.handle(Entries(SHARD, "b", 5, 0, 10, (replace(entry(0, 0), payload=b"y"),), {}), 0.0)
+        one.handle(Entries(SHARD, "b", 5, 0, 10, (replace(entry(0, 0), payload=b"y"),), NO_PRODUCERS), 0.0)
 
 
 def test_it_opens_with_those_that_joined_and_its_leader_keeps_the_tail() -> None:
@@ -159,7 +170,7 @@ def test_it_opens_with_those_that_joined_and_its_leader_keeps_the_tail() -> None
     (opening,) = one.tick(1.0 + GRACE_S).send
     assert opening == CompareAndSet(ShardState(SHARD, 5, "open", "shard-0", "mine", (A, C), 2), 8)
     assert one.opened is None, "nothing is accepted before the store has said so"
-    one.handle(Claimed(opening.state, 9), 2.0)
+    one.handle(standing(opening.state, 9), 2.0)
     assert one.opened is not None
     assert [kept.start for kept in one.opened.entries] == [0, 10]
     assert one.opened.state.members == (A, C)
@@ -184,12 +195,12 @@ def opening() -> tuple[Takeover, CompareAndSet]:
 def test_an_open_that_never_arrived_is_tried_again() -> None:
     one, change = opening()
     claim = replace(change.state, state="claimed", members=OPEN.members)
-    assert one.handle(Claimed(claim, 8), 2.0).send == (change,)
+    assert one.handle(standing(claim, 8), 2.0).send == (change,)
 
 
 def test_an_open_that_somebody_overtook_is_lost() -> None:
     one, change = opening()
-    one.handle(Claimed(replace(change.state, epoch=6, nonce="later"), 9), 2.0)
+    one.handle(standing(replace(change.state, epoch=6, nonce="later"), 9), 2.0)
     assert (one.phase, one.opened) == ("lost", None)
 
 
@@ -199,3 +210,188 @@ def test_a_higher_promise_anywhere_ends_it() -> None:
     one.handle(Fenced(SHARD, "b", 5, 6), 0.0)
     assert one.phase == "lost"
     assert one.handle(sealed("a", 4, 0), 0.0).send == ()
+
+
+def unanswered(nonce: str = "mine") -> Unanswered:
+    return Unanswered(SHARD, nonce, "the store is away")
+
+
+def test_a_lost_answer_to_the_claim_is_looked_up() -> None:
+    one = takeover()
+    (claim,) = one.start(0.0).send
+    output = one.handle(unanswered(), 0.0)
+    assert (output.send, output.deadline) == ((), RESEND_S), "not at once: the store is not hammered"
+    assert one.waits_for() == "claim (the store is away)"
+    assert one.tick(RESEND_S).send == (ReadState(SHARD, "mine"),)
+    assert one.tick(RESEND_S).send == (), "asked once"
+    assert one.handle(standing(claim.state, 8), RESEND_S).send == tuple(Seal(SHARD, id, 5) for id in "abc")
+
+
+def test_a_claim_that_was_never_carried_out_is_given_up() -> None:
+    """It may still arrive, but a claim alone binds nobody: the members stay, and the next candidate claims beyond it."""
+    one = takeover()
+    one.start(0.0)
+    one.handle(unanswered(), 0.0)
+    one.tick(RESEND_S)
+    one.handle(standing(OPEN, 7), RESEND_S)
+    assert one.phase == "lost"
+
+
+def test_a_lookup_without_an_answer_is_made_again() -> None:
+    one = takeover()
+    one.start(0.0)
+    for now in (0.0, 5.0, 10.0):
+        one.handle(unanswered(), now)
+        assert one.tick(now + RESEND_S).send == (ReadState(SHARD, "mine"),)
+
+
+def test_a_lost_answer_to_the_open_is_looked_up_and_it_was_done() -> None:
+    one, change = opening()
+    one.handle(unanswered(), 2.0)
+    assert (one.phase, one.opened) == ("open", None)
+    assert one.tick(3.0).send == (ReadState(SHARD, "mine"),)
+    one.handle(standing(change.state, 9), 3.0)
+    assert one.opened is not None
+    assert (one.phase, one.opened.version) == ("done", 9)
+
+
+def test_an_open_that_was_not_carried_out_is_sent_again_after_the_lookup() -> None:
+    one, change = opening()
+    one.handle(unanswered(), 2.0)
+    one.tick(3.0)
+    claim = replace(change.state, state="claimed", members=OPEN.members)
+    assert one.handle(standing(claim, 8), 3.0).send == (change,)
+    one.handle(standing(change.state, 9), 3.5)
+    assert one.phase == "done"
+
+
+def test_a_table_that_did_not_answer_is_asked_again() -> None:
+    one = after_seals(sealed("a", 4, 20), sealed("b", 4, 20))
+    assert one.handle(unanswered(), 1.0).send == ()
+    assert "table (the store is away)" in one.waits_for()
+    assert one.tick(1.0 + RESEND_S).send == (ReadStored(SHARD, "mine"),)
+    assert one.handle(Stored(SHARD, "mine", 0), 3.0).send == (Fetch(SHARD, "a", 5, 0),)
+
+
+def test_answers_to_an_earlier_try_are_none_to_this_one() -> None:
+    one = takeover()
+    (claim,) = one.start(0.0).send
+    assert isinstance(claim, CompareAndSet)
+    one.handle(Standing(SHARD, "an earlier one", OPEN, 7), 0.0)
+    one.handle(unanswered("an earlier one"), 0.0)
+    assert (one.phase, one.tick(RESEND_S)) == ("claim", NOTHING)
+    one = after_seals(sealed("a", 4, 20), sealed("b", 4, 20))
+    one.handle(Stored(SHARD, "an earlier one", 10), 0.0)
+    assert one.phase == "table"
+
+
+def test_answers_about_another_shard_or_another_epoch_are_dropped() -> None:
+    one = takeover()
+    claimed(one)
+    one.handle(replace(sealed("a", 4, 20), shard="shard-9"), 0.0)
+    one.handle(replace(sealed("b", 4, 20), epoch=4), 0.0)
+    one.handle(sealed("c", 4, 20), 0.0)
+    assert "1 of 2 needed seals" in one.waits_for()
+
+
+def test_what_was_asked_and_not_answered_is_asked_again() -> None:
+    one = after_seals(sealed("a", 4, 20), sealed("b", 4, 20))
+    fetches = one.handle(Stored(SHARD, "mine", 0), 1.0).send
+    assert one.tick(1.0 + RESEND_S).send == fetches
+    joins = one.handle(Entries(SHARD, "a", 5, 0, 20, (entry(0, 0), entry(10, 1)), NO_PRODUCERS), 3.0).send
+    one.handle(Joined(SHARD, "b", 5, 20), 3.0)
+    assert one.tick(3.0 + RESEND_S).send == tuple(join for join in joins if join.receiver != "b")
+    assert one.waits_for() == "1 of 2 needed members; no answer from shard-0, shard-2"
+
+
+# A loss that an operator accepts.
+
+
+def accepting() -> Takeover:
+    one = Takeover(SHARD, "shard-0", "a", OPEN, 7, (A, B, C), 2, "mine", gap=b"lost")
+    claimed(one)
+    return one
+
+
+def lossy(*logs: Sealed) -> Takeover:
+    one = accepting()
+    for log in logs:
+        one.handle(log, 0.0)
+    assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine", fence=5),)
+    return one
+
+
+def test_a_loss_is_accepted_only_after_the_members_had_their_time() -> None:
+    one = accepting()
+    one.handle(sealed("a", 4, 20), 0.0)
+    assert one.tick(LOSS_GRACE_S / 2).send == (Seal(SHARD, "b", 5), Seal(SHARD, "c", 5))
+    assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine", fence=5),)
+
+
+def test_a_gap_stands_at_the_end_of_what_is_left_and_in_the_metadata() -> None:
+    one = lossy(sealed("a", 4, 20))
+    one.handle(Stored(SHARD, "mine", 0), 11.0)
+    kept = (entry(0, 0), entry(10, 1))
+    joins = one.handle(Entries(SHARD, "a", 5, 0, 20, kept, NO_PRODUCERS), 11.0).send
+    gap = Entry.make(5, 20, 21, f"{GAP_PRODUCER}-5", 0, 0, b"lost")
+    assert {join.receiver: join.entries for join in joins} == {"a": (gap,), "b": (*kept, gap), "c": (*kept, gap)}
+    assert all(join.boundaries == ((4, 0), (5, 20)) for join in joins)
+    for id in "abc":
+        output = one.handle(Joined(SHARD, id, 5, 21), 11.0)
+    (change,) = output.send
+    assert change.state.gaps == ((5, 20),)
+    one.handle(standing(change.state, 9), 11.0)
+    assert one.opened is not None
+    assert one.opened.entries == (*kept, gap)
+
+
+def test_earlier_gaps_stay_on_record() -> None:
+    found = replace(OPEN, gaps=((3, 7),))
+    one = Takeover(SHARD, "shard-0", "a", found, 7, (A,), 1, "mine", gap=b"lost")
+    (claim,) = one.start(0.0).send
+    assert claim.state.gaps == ((3, 7),)
+    one.handle(standing(claim.state, 8), 0.0)
+    one.tick(LOSS_GRACE_S)
+    one.handle(Stored(SHARD, "mine", 30), 11.0)
+    (change,) = one.handle(Joined(SHARD, "a", 5, 31), 11.0).send
+    assert change.state.gaps == ((3, 7), (5, 30))
+
+
+@pytest.mark.parametrize("logs", [(), (sealed("a", 4, 20),)])
+def test_where_nobody_left_reaches_the_end_of_the_table_the_producers_are_forgotten(logs: tuple[Sealed, ...]) -> None:
+    one = lossy(*logs)
+    joins = one.handle(Stored(SHARD, "mine", 30), 11.0).send
+    assert [join.receiver for join in joins] == ["a", "b", "c"]
+    for join in joins:
+        assert (join.trimmed, join.start, join.boundaries) == (30, 30, ((5, 30),))
+        assert [(kept.start, kept.end) for kept in join.entries] == [(30, 31)]
+        table = ProducerTable.from_plain(join.producers)
+        assert table.check("p", 0, 0, 29) == Evicted()
+        assert table.check("p", 0, 0, 30) == New()
+
+
+def test_with_enough_seals_nothing_is_lost_and_nothing_is_said_to_be() -> None:
+    one = accepting()
+    one.handle(sealed("b", 4, 20), 0.0)
+    one.handle(sealed("c", 4, 10), 0.0)
+    assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine"),), "and the table is not fenced"
+    one.handle(Stored(SHARD, "mine", 0), 11.0)
+    joins = one.handle(Entries(SHARD, "b", 5, 0, 20, (entry(0, 0), entry(10, 1)), NO_PRODUCERS), 11.0).send
+    assert {kept.producer for join in joins for kept in join.entries} == {"p"}
+    for id in "abc":
+        output = one.handle(Joined(SHARD, id, 5, 20), 11.0)
+    assert output.send[0].state.gaps == ()
+
+
+def test_with_every_seal_there_is_nothing_to_wait_for() -> None:
+    one = accepting()
+    for id in "ab":
+        assert one.handle(sealed(id, 4, 20), 0.0).send == ()
+    assert one.handle(sealed("c", 4, 20), 0.0).send == (ReadStored(SHARD, "mine"),)
+
+
+def test_a_first_epoch_has_nothing_to_lose() -> None:
+    one = Takeover(SHARD, "shard-0", "a", None, 0, (A, B, C), 2, "mine", gap=b"lost")
+    assert claimed(one, 1) == (ReadStored(SHARD, "mine"),)
+    joins = one.handle(Stored(SHARD, "mine", 0), 0.0).send
+    assert {join.entries for join in joins} == {()}

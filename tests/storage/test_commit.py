@@ -274,8 +274,54 @@ def test_a_flush_must_hold_what_it_claims(table: Table) -> None:
 def test_a_table_that_went_back_stops_everything(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     old = table.snapshot()
     monkeypatch.setattr(table, "snapshot", lambda: old)
-    with pytest.raises(CorruptionError, match="went back"):
+    with pytest.raises(CorruptionError, match="SL-6"):
         table.commit(old, [flush(table, "a", 0, 10)])
+
+
+def test_a_fence_is_read_back_and_moves_nothing_else(place: Place) -> None:
+    table = Table(*place)
+    before = table.commit(table.open_or_create(), [flush(table, "a", 0, 10), flush(table, "b", 0, 5)])
+    fenced = table.fence("a", 7)
+    for seen in (fenced, Table(*place).snapshot()):
+        assert (seen.fence("a"), seen.stored("a")) == (7, 10)
+        assert (seen.fence("b"), seen.stored("b")) == (0, 5)
+    assert (before.fence("a"), positions(fenced)) == (0, positions(before))
+
+
+def test_a_fence_stands_where_there_was_nothing_and_never_falls(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "logs"), {})
+    fenced = table.fence("a", 7)
+    assert (fenced.fence("a"), fenced.stored("a")) == (7, 0)
+    for epoch in (7, 3):
+        again = table.fence("a", epoch)
+        assert (again.version, again.fence("a")) == (fenced.version, 7)
+    assert table.fence("a", 9).fence("a") == 9
+
+
+def test_a_lost_answer_to_a_fence_is_found_again(table: Table, answers: list[str]) -> None:
+    answers.extend(["refused", "lost"])
+    assert table.fence("a", 7).fence("a") == 7
+    assert (answers, table.snapshot().version) == ([], 1)
+
+
+def test_a_table_that_never_takes_the_fence_is_a_conflict(table: Table, answers: list[str]) -> None:
+    answers.extend(["refused"] * ATTEMPTS)
+    with pytest.raises(Conflict, match="did not take the fence of a"):
+        table.fence("a", 7)
+    assert table.snapshot().fence("a") == 0
+
+
+def test_what_is_built_on_a_snapshot_from_before_the_fence_is_refused(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringlog.storage.commit.ATTEMPTS", 1)
+    stale = table.commit(table.snapshot(), [flush(table, "a", 0, 10)])
+    table.fence("a", 7)
+    with pytest.raises(Conflict):
+        table.commit(stale, [flush(table, "a", 10, 5)])
+    assert positions(table.commit(stale, [flush(table, "b", 0, 3)])) == {"a": list(range(10)), "b": [0, 1, 2]}
+    leader = table.snapshot()
+    assert positions(table.commit(leader, [flush(table, "a", 10, 5)]))["a"] == list(range(15)), "the new leader goes on"
 
 
 def test_checkpoints_and_log_cleanup_keep_what_is_stored(table: Table) -> None:

@@ -38,7 +38,7 @@ def to_archive(
     taken: list[Entry] = []
     size = 0
     for entry in entries:
-        if entry.start < stored:
+        if entry.end <= stored:
             continue
         if entry.end > committed or size >= bytes_max:
             break

@@ -144,6 +144,8 @@ class Replica:
         return Output(store, send=(sealed,))
 
     def _fetch(self, message: Fetch) -> Output:
+        if self.log_epoch == message.epoch:
+            return NOTHING  # a late duplicate: whoever asked has had the answer, and may have trimmed since
         invariants.in_order(self.shard, self.trimmed, message.start, self.end)
         at = self._index(message.start)
         answer = Entries(
