@@ -146,9 +146,8 @@ class Participant:
             return output + self._end_takeover()
         opened = takeover.opened
         output += Output(reply=((self._asked_for, Leads(takeover.epoch)),))
-        if self.leader is not None:
-            output += self.leader.depose(takeover.epoch)
         self.takeover, self._asked_for = None, None
+        # A former leader here is over: this epoch's join reached the replica beside it first.
         self.leader = Leader(
             self.shard,
             takeover.epoch,

@@ -113,7 +113,7 @@ class Opened:
     producers: Producers
 
 
-Phase = Literal["claim", "seal", "table", "fetch", "join", "open", "done", "lost"]
+Phase = Literal["claim", "seal", "table", "verify", "fetch", "join", "open", "done", "lost"]
 
 
 class Takeover:
@@ -247,7 +247,7 @@ class Takeover:
 
     def _took_state(self, state: ShardState | None, version: int, now: float) -> Output:
         """The nonce tells whose write stands there, also when the answer to our own was lost."""
-        if self.phase not in ("claim", "open"):
+        if self.phase not in ("claim", "verify", "open"):
             return NOTHING
         if state is None or state.nonce != self.nonce:
             self.phase = "lost"
@@ -255,6 +255,8 @@ class Takeover:
         self._version = version
         if self.phase == "claim":
             return self._seal_former(now)
+        if self.phase == "verify" and self._best is not None:
+            invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         if state.state != "open":  # our open did not arrive yet: an open is not walked away from
             return self._output((self._opening(),), now)
         self.phase = "done"
@@ -310,6 +312,10 @@ class Takeover:
             self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
         self._best = best(self._sealed.values())
+        if self._stored > self._best.end:
+            # A later epoch has opened and archived, and this one is lost; or else what the sealed members held is.
+            self.phase = "verify"
+            return self._output((ReadState(self.shard, self.nonce),), now)
         invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         self.phase = "fetch"
         return self._output(self._fetches(), now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ringlog.replication import (
@@ -80,6 +80,11 @@ class Checker:
         if isinstance(op, Discard | Replace):
             log = self._log(state.shard)
             invariants.in_order(state.shard, op.trimmed, log.stored, max(log.end, log.stored))
+
+    def durable(self, said: ReplicaState, on_disk: ReplicaState) -> None:
+        """A replica at rest, and what its journal holds: all that it speaks of."""
+        plain = [(replace(state, producers={}), repr(state.producers)) for state in (said, on_disk)]
+        invariants.kept(f"the journal of {said.id}", *plain)
 
     def lost(self, id: str) -> None:
         """The journal of ``id`` lost something: it must never vote again."""
@@ -170,7 +175,7 @@ class Checker:
         self._same(self._log(shard), rows)
 
     def finished(self, shard: str, rows: Sequence[Entry]) -> None:
-        """Nothing fails any more and everything is archived: the table's ``rows`` are the log, and all that was told is true."""
+        """Nothing fails any more, all is archived: ``rows`` of the table are the log, and what was told is true."""
         log = self._log(shard)
         invariants.stored_once(shard, log.end, rows[-1].end if rows else 0)
         self._same(log, rows)

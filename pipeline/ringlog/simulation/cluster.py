@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
 
-from ringlog.control import Reconciler, TakeOver
-from ringlog.control.reconcile import leader_of
 from ringlog.replication import (
     Answer,
     CompareAndSet,
@@ -37,7 +35,6 @@ from ringlog.simulation.network import Network
 from ringlog.simulation.stores import Metadata, Piece, Table, TableVersion
 from ringlog.wire import Submit
 
-HEARTBEAT_S = 1.0
 RESTART_S = (0.05, 2.0)
 FLUSH_S = (1.0, 6.0)
 COMMITS_MAX = 3
@@ -94,6 +91,9 @@ class Actor:
         self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._deadlines: dict[str, float] = {}
         self._flushing = False
+
+    def __str__(self) -> str:
+        return self.name
 
     def now(self) -> float:
         """The time as this node's clock shows it."""
@@ -432,76 +432,6 @@ class Actor:
     def _flushed(self) -> None:
         self._flushing = False
         self._flush_later()
-
-
-@dataclass
-class Controller:
-    """Watches the actors and decides with the real `Reconciler`; there may be several, or none."""
-
-    world: World
-    name: str
-    up: bool = True
-    leaders: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """What clients are told: who leads which shard in which epoch."""
-    committed: dict[str, int] = field(default_factory=dict)
-    _statuses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    _reconciler: Reconciler | None = None
-
-    def begin(self) -> None:
-        """Start with no memory."""
-        world = self.world
-        self._reconciler = Reconciler(world.shards, tuple(world.actors), world.replicas, world.quorum)
-        self._beat()
-
-    def _beat(self) -> None:
-        world = self.world
-        if self.up:
-            self._decide()
-            self._statuses = {}
-            for actor in world.actors.values():
-                world.network.send(
-                    self.name, actor.name, f"{self.name} asks {actor.name}", actor.here, self._ask, actor
-                )
-        world.loop.after(HEARTBEAT_S, f"{self.name} looks", self._beat)
-
-    def _ask(self, actor: Actor) -> None:
-        status = actor.status()
-        self.world.network.send(actor.name, self.name, f"status of {actor.name}", self._heard, actor.name, status)
-
-    def _heard(self, actor: str, status: Mapping[str, Any]) -> None:
-        self._statuses[actor] = status
-
-    def _decide(self) -> None:
-        world, statuses = self.world, self._statuses
-        for shard in world.shards:
-            leader = leader_of(shard, statuses)
-            if leader is not None:
-                led = statuses[leader]["leading"][shard]
-                if led["epoch"] >= self.leaders.get(shard, ("", 0))[1]:
-                    self.leaders[shard] = (leader, led["epoch"])
-                    self.committed[shard] = max(self.committed.get(shard, 0), led["committed"])
-        assert self._reconciler is not None
-        for wanted in self._reconciler.decide(statuses, world.loop.now):
-            self._take_over(wanted)
-
-    def _take_over(self, wanted: TakeOver) -> None:
-        world = self.world
-        candidate = world.actors[wanted.candidate]
-        members = places(world, wanted.shard, wanted.members)
-        world.network.send(
-            self.name,
-            candidate.name,
-            f"{self.name} wants {candidate.name} to lead {wanted.shard}",
-            candidate.here,
-            candidate.take_over,
-            wanted.shard,
-            members,
-            partial(self._took_over, wanted.shard),
-        )
-
-    def _took_over(self, shard: str, answer: Leads | Outpaced) -> None:
-        if isinstance(answer, Outpaced) and self._reconciler is not None:
-            self._reconciler.failed(shard, self.world.loop.now)
 
 
 def places(world: World, shard: str, actors: Iterable[str]) -> list[Member]:

@@ -1,4 +1,4 @@
-"""A journal on a simulated disk: what is written, what of it is synced, and what is left of it after each kind of end."""
+"""A journal on a simulated disk: what is written, what of it is synced, and what is left when its process ends."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Disk:
         self.slow_s = 0.0
         self._waiting: list[tuple[Output, Callable[[Output], None]]] = []
         self._busy = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._busy and not self._waiting
 
     def apply(
         self,
@@ -60,7 +65,7 @@ class Disk:
         self._forget()
 
     def reopened(self, same_boot: bool, new_id: Callable[[], str]) -> ReplicaState:
-        """The state with which a process begins from this disk, under a new id where it lost or cannot read something."""
+        """The state with which a process begins; under a new id where the disk lost something or cannot be read."""
         itself = is_still_itself(self._fsync, False, "boot", "boot" if same_boot else "another")
         if self.flipped or not itself:
             self._checker.lost(self.synced.id)

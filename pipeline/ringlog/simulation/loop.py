@@ -53,8 +53,8 @@ class Loop:
     def note(self, what: str, *details: Any) -> None:
         """One more line about the current event."""
         if self._traced:
-            words = " ".join(str(one) for one in details if not callable(one))
-            self._lines.setdefault(self._current, []).append(f"{self.now:9.4f}  {what} {words}"[:400])
+            words = " ".join(str(one) for one in details if not callable(one) and not isinstance(one, list | tuple))
+            self._lines.setdefault(self._current, []).append(f"{self.now:9.4f}  {what}  {words}"[:240].rstrip())
 
     def story(self, last: int | None = None) -> list[str]:
         """The events that led to the current one, from the first cause on; or the ``last`` ones that happened."""
@@ -65,7 +65,7 @@ class Loop:
                 at = self._causes.get(at, 0)
             chosen.reverse()
         else:
-            chosen = sorted(self._lines, key=lambda event: (self._lines[event][0][:9], event))[-last:]
+            chosen = list(self._lines)[-last:]
         return [
             f"#{event:<6} <- #{self._causes.get(event, 0):<6} {line}"
             for event in chosen

@@ -1,4 +1,4 @@
-"""The network between nodes: single messages that may be lost, doubled and late, and streams that keep order or break."""
+"""The network: single messages that may be lost, doubled and late, and streams that keep their order or break."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Network:
 
     def send(self, source: str, target: str, what: str, deliver: Callable[..., None], *arguments: Any) -> None:
         """Perhaps let ``deliver(*arguments)`` happen at ``target``, once or twice."""
-        if self._cut(source, target):
+        if self.cuts(source, target):
             return
         draw = self._loop.draw
-        self._loop.after(self._latency(), what, deliver, *arguments)
+        self._loop.after(self.latency(), what, deliver, *arguments)
         if self.duplication and draw.random() < self.duplication:
             self._hits.hit("duplication")
-            self._loop.after(self._latency() + draw.random(), f"{what} again", deliver, *arguments)
+            self._loop.after(self.latency() + draw.random(), f"{what} again", deliver, *arguments)
 
     def heal(self) -> None:
         """Nothing fails any more."""
         self.blocked.clear()
         self.loss = self.duplication = self.reordering = self.delay_s = 0.0
 
-    def _cut(self, source: str, target: str) -> bool:
-        """Whether a message is lost on its way now."""
+    def cuts(self, source: str, target: str) -> bool:
+        """Whether a message that leaves now is lost."""
         if (source, target) in self.blocked:
             self._hits.hit(self.blocked[source, target])
             return True
@@ -48,7 +48,8 @@ class Network:
             return True
         return False
 
-    def _latency(self) -> float:
+    def latency(self) -> float:
+        """How long a message that leaves now is on its way."""
         draw = self._loop.draw
         latency = draw.uniform(*LATENCY_S)
         if self.reordering and draw.random() < self.reordering:
@@ -61,7 +62,7 @@ class Network:
 
 
 class Stream:
-    """Two ends that exchange frames in order until one is lost: then the stream is broken, and ``broken`` hears of it."""
+    """Two ends that exchange frames in order, until one is lost: then it is broken, and ``broken`` hears of that."""
 
     def __init__(self, network: Network, loop: Loop, client: str, server: str, broken: Callable[[], None]) -> None:
         self._network = network
@@ -90,10 +91,10 @@ class Stream:
     def _send(self, source: str, target: str, what: str, deliver: Callable[..., None], *arguments: Any) -> None:
         if not self.open:
             return
-        if self._network._cut(source, target):
+        if self._network.cuts(source, target):
             self.cut()
             return
-        arrives = max(self._loop.now + self._network._latency(), self._arrives[target])
+        arrives = max(self._loop.now + self._network.latency(), self._arrives[target])
         self._arrives[target] = arrives
         self._loop.at(arrives, what, self._deliver, deliver, *arguments)
 

@@ -98,6 +98,9 @@ class TableVersion:
     fences: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"version {self.number} {dict(self.stored)}"
+
 
 class Table(_Store):
     """A table as delta-rs keeps it.

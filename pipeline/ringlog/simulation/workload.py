@@ -11,7 +11,9 @@ from ringlog.client.producer import Batch, Producer, Step
 from ringlog.errors import OutcomeUnknown
 from ringlog.replication import Answer, Confirmation, Entry, already_stored
 from ringlog.simulation.checker import Acknowledged as Known
-from ringlog.simulation.cluster import Actor, Controller, World
+from ringlog.simulation.checker import Told
+from ringlog.simulation.cluster import Actor, World
+from ringlog.simulation.controllers import Controller
 from ringlog.simulation.network import Stream
 from ringlog.simulation.stores import TableVersion
 from ringlog.wire import Acknowledged, Submit, answer_to
@@ -34,6 +36,7 @@ class Client:
         self._leaders: dict[str, tuple[str, int]] = {}
         self._committed: dict[str, int] = {}
         self._streams: dict[str, tuple[Stream, int]] = {}
+        self._incarnation = 0
         self._begin()
 
     @property
@@ -55,7 +58,6 @@ class Client:
         self._begin()
 
     def _begin(self) -> None:
-        self._incarnation = getattr(self, "_incarnation", 0)
         identity = self.world.unique(self.name)
         self.producers = {shard: Producer(shard, identity) for shard in self.world.shards}
         self._wakes: dict[str, float] = {}
@@ -133,7 +135,7 @@ class Client:
             if isinstance(result, Acknowledged):
                 self.world.checker.told(shard, payload, "acknowledged", result.start, result.end, level)
             else:
-                what = "unknown" if isinstance(result, OutcomeUnknown) else "not stored"
+                what: Told = "unknown" if isinstance(result, OutcomeUnknown) else "not stored"
                 self.world.loop.note(f"{self.name} is told of {payload!r}: {result}")
                 self.world.checker.told(shard, payload, what)
         self._wake(shard)
@@ -209,7 +211,7 @@ class _Read:
             self._ask(shard)
 
     def _ask(self, shard: str) -> None:
-        """Ask whoever leads by now, until somebody answers or time runs out: then the shard is missing in the result."""
+        """Ask whoever leads by now, until one answers or time runs out: then the shard is missing in the result."""
         world = self.world
         if shard in self._tails:
             return
