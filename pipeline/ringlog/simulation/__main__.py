@@ -42,7 +42,7 @@ def table(reports: Iterable[Report]) -> str:
         faults.update(report.faults.keys())
         counts["faults"] += report.faults.total()
     hours = simulated_s / 3600
-    lines = [f"{runs} seeds, {hours:.1f} simulated hours, {events:.0f} events, {counts.pop('faults')} faults"]
+    lines = [f"{runs} seeds, {hours:.1f} simulated hours, {events:.0f} events, {counts.pop('faults', 0)} faults"]
     lines += [f"  {faults[kind]:7} seeds ({faults[kind] / max(1, runs):5.1%}): {kind}" for kind in sorted(faults)]
     lines += [f"  none: {kind}" for kind in KINDS if kind not in faults]
     lines.append(", ".join(f"{number} {what}" for what, number in sorted(counts.items())))

@@ -35,7 +35,7 @@ from ringlog.simulation.network import Network
 from ringlog.simulation.stores import Metadata, Piece, Table, TableVersion
 from ringlog.wire import Submit
 
-RESTART_S = (0.05, 2.0)
+RESTART_S = (0.3, 3.0, 20.0)
 FLUSH_S = (1.0, 6.0)
 COMMITS_MAX = 3
 SPEEDS = (0.5, 2.0)
@@ -125,7 +125,8 @@ class Actor:
             disk.killed()
             if power:
                 disk.power_cut()
-        self.world.loop.after(self.world.loop.draw.uniform(*RESTART_S), f"{self.name} restarts", self.restart)
+        draw = self.world.loop.draw
+        self.world.loop.after(draw.choice(RESTART_S) * draw.random(), f"{self.name} restarts", self.restart)
 
     def restart(self) -> None:
         """Begin again, unless there is no room on the disk for as much as that."""

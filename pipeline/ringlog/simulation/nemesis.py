@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ringlog.control.placement import members_of
 from ringlog.replication import Leads, Outpaced
-from ringlog.simulation.cluster import places
+from ringlog.simulation.cluster import Actor, places
 
 if TYPE_CHECKING:
     from ringlog.simulation.run import Simulation
@@ -72,6 +71,8 @@ def _cut(simulation: Simulation, kind: str, pairs: list[tuple[str, str]]) -> Non
             blocked.pop(pair, None)
 
     simulation.for_a_while(lambda: blocked.update(dict.fromkeys(pairs, kind)), mend, kind)
+    if simulation.loop.draw.random() < 0.5:  # whoever is cut off may suspect all the others
+        _suspect(simulation, simulation.any_actor())
 
 
 def _split_brain(simulation: Simulation) -> None:
@@ -131,11 +132,17 @@ def _move(simulation: Simulation) -> None:
         candidate.here(candidate.take_over, shard, members, _ignore)
 
 
+def _suspect(simulation: Simulation, actor: Actor) -> None:
+    """``actor`` tries to lead a shard, for no good reason."""
+    shard = simulation.loop.draw.choice(simulation.world.shards)
+    wait = simulation.loop.draw.random() * 2
+    simulation.loop.after(wait, "a suspicion", actor.here, actor.take_over, shard, simulation.wished(shard), _ignore)
+
+
 def _duel(simulation: Simulation) -> None:
     world, draw = simulation.world, simulation.loop.draw
     shard = draw.choice(world.shards)
-    wished = members_of(shard, world.shards, tuple(world.actors), world.replicas)
-    members = places(world, shard, wished)
+    members = simulation.wished(shard)
     if len(members) > 1:
         simulation.hits.hit("duel")
         for member in draw.sample(members, 2):

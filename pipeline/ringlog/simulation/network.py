@@ -72,6 +72,9 @@ class Stream:
         self._arrives = {client: 0.0, server: 0.0}
         self.open = True
 
+    def __str__(self) -> str:
+        return f"{self._client}<->{self._server}"
+
     def to_server(self, what: str, deliver: Callable[..., None], *arguments: Any) -> None:
         """A frame from the client."""
         self._send(self._client, self._server, what, deliver, *arguments)

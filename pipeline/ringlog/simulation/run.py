@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 
 from ringlog.control.placement import members_of
-from ringlog.replication import Leader, Leads, Outpaced, Violation, invariants
+from ringlog.replication import Leader, Leads, Member, Outpaced, Violation, invariants
 from ringlog.simulation.checker import Checker, is_gap
 from ringlog.simulation.cluster import SPEEDS, Actor, World, places
 from ringlog.simulation.controllers import Controller
@@ -43,6 +43,11 @@ class Report:
 
 class Simulation:
     """The world of one seed, and what happens to it. ``beyond``: lose more disks than a cluster survives."""
+
+    seed: int
+    loop: Loop
+    world: World
+    clients: list[Client]
 
     def __init__(self, seed: int, *, traced: bool = False, mix: Mix | None = None, beyond: bool | None = None) -> None:
         self.seed = seed
@@ -121,6 +126,11 @@ class Simulation:
     def any_actor(self) -> Actor:
         """One of the actors."""
         return self.loop.draw.choice(list(self.world.actors.values()))
+
+    def wished(self, shard: str) -> list[Member]:
+        """The members that ``shard`` should have, as far as their processes are there."""
+        actors = members_of(shard, self.world.shards, tuple(self.world.actors), self.world.replicas)
+        return places(self.world, shard, actors)
 
     def names(self) -> list[str]:
         """Of all that have a place in the network."""
@@ -233,8 +243,7 @@ class Simulation:
         leader = self.leader(shard)
         if leader is None:
             return False
-        wished = members_of(shard, self.world.shards, tuple(self.world.actors), self.world.replicas)
-        return {member.id for member in leader.members} >= {member.id for member in places(self.world, shard, wished)}
+        return {member.id for member in leader.members} >= {member.id for member in self.wished(shard)}
 
     def _operate(self, accepted: set[str]) -> None:
         """An operator looks at the shards that stay unavailable, and accepts the loss."""
@@ -250,10 +259,9 @@ class Simulation:
             accepted.add(shard)
             self.controllers[0].up = False  # who tries the same without the operator's word would be in the way
             self.loop.note(f"an operator accepts what {shard} lost")
-            wished = members_of(shard, self.world.shards, tuple(self.world.actors), self.world.replicas)
-            candidate = self.world.actors[wished[0]]
-            again = partial(self._accepted, accepted, shard)
-            candidate.here(candidate.take_over, shard, places(self.world, shard, wished), again, GAP)
+            wished = self.wished(shard)
+            candidate = self.world.actors[wished[0].actor]
+            candidate.here(candidate.take_over, shard, wished, partial(self._accepted, accepted, shard), GAP)
 
     def _accepted(self, accepted: set[str], shard: str, answer: Leads | Outpaced) -> None:
         self.controllers[0].up = True
