@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def unchanged(request: pytest.FixtureRequest) -> Check:
         if request.config.getoption("--regenerate"):
             path.write_text(found + "\n")
         else:
-            assert found.splitlines() == known.splitlines()
+            changed = list(unified_diff(known.splitlines(), found.splitlines(), path.name, "now", n=5, lineterm=""))
+            assert not changed, "\n".join([f"read this, and --regenerate {path.name} if it is right:", *changed])
 
     return check

@@ -357,6 +357,16 @@ def test_earlier_gaps_stay_on_record() -> None:
     assert change.state.gaps == ((3, 7), (5, 30))
 
 
+def test_a_gap_record_of_one_that_never_opened_is_recorded_by_the_next() -> None:
+    one = after_seals(sealed("a", 4, 11), sealed("b", 4, 0))
+    one.handle(Stored(SHARD, "mine", 0), 1.0)
+    gap = Entry.make(3, 10, 11, f"{GAP_PRODUCER}-3", 0, 0, b"lost")
+    one.handle(Entries(SHARD, "a", 5, 0, 11, (entry(0, 0), gap), NO_PRODUCERS), 1.0)
+    for id in "abc":
+        output = one.handle(Joined(SHARD, id, 5, 11), 1.0)
+    assert output.send[0].state.gaps == ((3, 10),)
+
+
 @pytest.mark.parametrize("logs", [(), (sealed("a", 4, 20),)])
 def test_where_nobody_left_reaches_the_end_of_the_table_the_producers_are_forgotten(logs: tuple[Sealed, ...]) -> None:
     one = lossy(*logs)

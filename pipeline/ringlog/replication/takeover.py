@@ -331,6 +331,9 @@ class Takeover:
         self._entries = message.entries
         self._producers = message.producers
         self._boundaries = trimmed_boundaries(self._best.boundaries, self._stored)
+        # One that accepted a loss and ended before it opened left a gap record in the log, but no word in the metadata.
+        left = ((entry.epoch, entry.start) for entry in self._entries if entry.producer == _gap_producer(entry.epoch))
+        self.gaps = tuple(sorted({*self.gaps, *left}))
         return self._join_all(now)
 
     def _join_all(self, now: float) -> Output:
@@ -340,7 +343,7 @@ class Takeover:
         self._boundaries = (*self._boundaries, (self.epoch, end))
         if self._gap is not None and self.former and self._lossy():
             self.gaps = (*self.gaps, (self.epoch, end))
-            gap = Entry.make(self.epoch, end, end + 1, f"{GAP_PRODUCER}-{self.epoch}", 0, 0, self._gap)
+            gap = Entry.make(self.epoch, end, end + 1, _gap_producer(self.epoch), 0, 0, self._gap)
             self._entries = (*self._entries, gap)
         return self._output(self._joins(), now)
 
@@ -393,3 +396,7 @@ class Takeover:
         if self.phase in ("seal", "join") and self._grace is not None and now < self._grace:
             waiting = self._grace - now
         return Output(send=send, deadline=now + waiting)
+
+
+def _gap_producer(epoch: int) -> str:
+    return f"{GAP_PRODUCER}-{epoch}"
