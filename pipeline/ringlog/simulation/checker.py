@@ -37,6 +37,7 @@ class _Log:
     sequences: dict[tuple[str, int, int], int] = field(default_factory=dict)
     payloads: dict[bytes, Entry] = field(default_factory=dict)
     leaders: dict[int, str] = field(default_factory=dict)
+    gaps: set[tuple[int, int]] = field(default_factory=set)
     stored: int = 0
 
     @property
@@ -104,9 +105,10 @@ class Checker:
         if state.state == "open":
             log = self._log(state.shard)
             invariants.one_leader(state.epoch, log.leaders.setdefault(state.epoch, state.nonce), state.nonce)
-            for epoch, start in state.gaps:
-                if epoch == state.epoch:
-                    self._accept_loss(state.shard, start)
+            for gap in state.gaps:
+                if gap not in log.gaps:
+                    log.gaps.add(gap)
+                    self._accept_loss(state.shard, gap[1])
 
     def archived(self, shard: str, stored: int, entries: Sequence[Entry]) -> None:
         """The table takes ``entries`` as rows; it held ``[0, stored)`` before."""

@@ -182,7 +182,7 @@ class Simulation:
         world.metadata.heal()
         world.table.heal()
         for actor in world.actors.values():
-            actor.full, actor.slow_s = False, 0.0
+            actor.full, actor.slow_s, actor.ends_in_write = False, 0.0, None
             if actor.paused:
                 actor._resume(actor.incarnation)
             actor.restart()
@@ -205,7 +205,7 @@ class Simulation:
                 actor.here(actor.flush)
         for actor in self.world.actors.values():
             for shard, participant in actor.participants.items():
-                if actor.disks[shard].at_rest:
+                if actor.up and actor.disks[shard].at_rest:
                     self.checker.durable(participant.replica.state(), actor.disks[shard].written)
         rows = self.world.table.newest.rows
         for shard in self.world.shards:
@@ -229,7 +229,7 @@ class Simulation:
 
     def leader(self, shard: str) -> Leader | None:
         """The leader of the newest epoch that has one. A later one may have been claimed and left alone."""
-        parts = (actor.participants.get(shard) for actor in self.world.actors.values())
+        parts = (actor.participants.get(shard) for actor in self.world.actors.values() if actor.up)
         leaders = [part.leader for part in parts if part is not None and part.leader is not None]
         return max(leaders, key=lambda leader: leader.epoch, default=None)
 

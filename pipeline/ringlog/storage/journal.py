@@ -8,14 +8,16 @@ One folder for each replica::
     lock                            held by the process that writes
 
 Only entry files of the generation that ``state.json`` names count, so that a whole log is replaced by one rename. Each
-entry carries a checksum. What a crash tore off the end of the last file was never answered for and is cut; anything
-else that does not read back is a `CorruptionError`.
+entry carries a checksum. What a crash tore off the end of the last file was never answered for and is cut. Where
+anything else does not read back, all of it is set aside in a folder ``lost-…``, and the journal begins as empty under a
+new id.
 """
 
 from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import os
 import shutil
 import time
@@ -41,6 +43,8 @@ from ringlog.replication import (
     is_still_itself,
 )
 from ringlog.settings import Fsync
+
+_logger = logging.getLogger(__name__)
 
 ENTRY_SCHEMA = pa.schema(
     [
@@ -68,8 +72,8 @@ _ALIGNMENT = 8
 class Journal:
     """The journal in ``folder``, made where there is none. One process at a time; not thread-safe.
 
-    ``state`` is the replica as it was found. Raises `CorruptionError` for bytes that do not read back,
-    `ConfigurationError` when another process holds the folder, and `OSError` from the disk.
+    ``state`` is the replica as it was found. Raises `ConfigurationError` when another process holds the folder or it is
+    another shard's, and `OSError` from the disk.
     """
 
     def __init__(self, folder: Path, shard: str, fsync: Fsync, file_bytes_max: int) -> None:
@@ -185,16 +189,29 @@ class Journal:
         _sync_folder(self.folder)
 
     def _load(self, shard: str, fsync: Fsync) -> ReplicaState:
-        kept = _read_state(self.folder / _STATE)
         boot = _boot_id()
+        try:
+            kept, entries = self._read()
+        except CorruptionError as error:
+            _logger.error(
+                "the journal %s does not read back and is set aside in it; its replica begins as empty, under a new id, "
+                "and takes its log from its siblings: %s",
+                self.folder,
+                error,
+            )
+            self._set_aside()
+            kept, entries = None, ()
+        if kept is not None and kept["shard"] != shard:
+            raise ConfigurationError(
+                f"{self.folder} is a journal of {kept['shard']}, not of {shard}: choose another journal_dir"
+            )
         if kept is not None and not is_still_itself(kept["fsync"], kept["closed"], kept["boot_id"], boot):
-            self._set_aside(kept["id"])
-            kept = None
+            _logger.warning(
+                "the journal %s may have lost its end with the kernel's memory: it is set aside", self.folder
+            )
+            self._set_aside()
+            kept, entries = None, ()
         if kept is None:
-            if self._paths(every_generation=True):
-                raise CorruptionError(
-                    f"{self.folder} has entries but no {_STATE}: restore it, or move the folder away to begin empty"
-                )
             kept = {
                 "id": uuid.uuid4().hex,
                 "shard": shard,
@@ -205,8 +222,6 @@ class Journal:
                 "producers": NO_PRODUCERS,
                 "generation": 1,
             }
-        if kept["shard"] != shard:
-            raise CorruptionError(f"{self.folder} is a journal of {kept['shard']}, not of {shard}")
         self._kept = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
         self._generation = kept["generation"]
         self._write_state(self._kept)
@@ -219,8 +234,18 @@ class Journal:
             trimmed=kept["trimmed"],
             boundaries=tuple((epoch, start) for epoch, start in kept["boundaries"]),
             producers=kept["producers"],
-            entries=self._entries(kept["trimmed"]),
+            entries=entries,
         )
+
+    def _read(self) -> tuple[dict[str, Any] | None, tuple[Entry, ...]]:
+        """What stands in the folder. Raises `CorruptionError`."""
+        kept = _read_state(self.folder / _STATE)
+        if kept is None:
+            if self._paths(every_generation=True):
+                raise CorruptionError(f"{self.folder} has entries but no {_STATE}")
+            return None, ()
+        self._generation = kept["generation"]
+        return kept, self._entries(kept["trimmed"])
 
     def _entries(self, trimmed: int) -> tuple[Entry, ...]:
         paths = self._paths()
@@ -244,11 +269,14 @@ class Journal:
         for path in set(self._paths(every_generation=True)) - set(self._paths()):
             path.unlink()
 
-    def _set_aside(self, id: str) -> None:
-        aside = self.folder / f"lost-{id}"
+    def _set_aside(self) -> None:
+        """Keep the files for whoever wants to look, where nothing reads them: never again vote as who this was."""
+        self._generation = 1
+        aside = self.folder / f"lost-{time.time_ns()}"
         aside.mkdir()
         for path in [self.folder / _STATE, *self._paths(every_generation=True)]:
-            shutil.move(path, aside)
+            if path.exists():
+                shutil.move(path, aside)
         _sync_folder(self.folder)
 
 
@@ -270,7 +298,7 @@ def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
     if not cut or _any_entries(data, good):
         raise CorruptionError(
             f"{path}: byte {good} begins something that is no entry, with entries behind it: the disk changed what was "
-            "written. Move this replica's folder away; it rejoins as empty and takes its log from its siblings"
+            "written"
         )
     with path.open("r+b") as file:
         file.truncate(good)
@@ -330,9 +358,9 @@ def _read_state(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = found["state"]
         intact = zlib.crc32(orjson.dumps(state)) == found["checksum"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise CorruptionError(f"{path} does not read back: {error}. Move its folder away to begin empty") from error
+        raise CorruptionError(f"{path} does not read back: {error}") from error
     if not intact:
-        raise CorruptionError(f"{path} does not match its checksum. Move its folder away to begin empty")
+        raise CorruptionError(f"{path} does not match its checksum")
     return state
 
 
