@@ -41,7 +41,8 @@ class Unflushed:
 class Archiver:
     """Flushes on bytes, age or demand; one commit carries all the shards that are due.
 
-    ``unflushed`` asks the leaders, ``stored`` tells one how far the table holds its shard. Any error is kept in
+    ``unflushed`` asks the leaders, ``stored`` tells one how far the table holds its shard, and to which epochs it is
+    closed. Any error is kept in
     ``trouble`` and the work is done again later, from what the table says then.
     """
 
@@ -50,7 +51,7 @@ class Archiver:
         table: Table,
         settings: Settings,
         unflushed: Callable[[], list[Unflushed]],
-        stored: Callable[[str, int], None],
+        stored: Callable[[str, int, int], None],
     ) -> None:
         self.trouble: str | None = None
         self._table = table
@@ -110,7 +111,7 @@ class Archiver:
             snapshot = self._table.commit(snapshot, flushes)
         for part in due:
             self._waiting_since.pop(part.shard, None)
-            self._stored(part.shard, snapshot.stored(part.shard))
+            self._stored(part.shard, snapshot.stored(part.shard), snapshot.fence(part.shard))
         left = any(snapshot.stored(part.shard) < part.committed for part in due)
         if left and demanded:
             self._demanded.set()

@@ -1,12 +1,13 @@
-"""Payloads as records again: for readers, and to see that they are what their producer says."""
+"""Payloads as records again: for readers, and to see that they are what their producer says; and the one of a gap."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 from ringlog.errors import InvalidRecord
+from ringlog.records import to_record_batch
 from ringlog.replication import Entry
-from ringlog.schema import unpack, with_position
+from ringlog.schema import pack, unpack, with_position
 from ringlog.wire import Submit
 
 
@@ -22,3 +23,15 @@ def invalid(submit: Submit) -> str | None:
     except InvalidRecord as error:
         return str(error)
     return None if records == submit.records else f"the batch holds {records} records, not {submit.records}"
+
+
+def gap_record(shard: str, now_ns: int) -> bytes:
+    """The payload of the record that stands where an accepted loss begins; every reader shows it."""
+    gap = {
+        "body": f"records of {shard} may be missing here: the loss was accepted by `ringlog recover --accept-loss`",
+        "severity": "FATAL",
+        "service": "ringlog",
+        "event_name": "ringlog.gap",
+        "shard": shard,
+    }
+    return pack(to_record_batch([gap], observed_ns=now_ns))

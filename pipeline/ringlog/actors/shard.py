@@ -24,7 +24,7 @@ import pyarrow as pa
 from ringlog.actors.archiver import Archiver, Unflushed
 from ringlog.actors.followers import Followers
 from ringlog.actors.participants import HostedParticipant
-from ringlog.actors.payloads import invalid, rows
+from ringlog.actors.payloads import gap_record, invalid, rows
 from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, RinglogError, Unavailable
 from ringlog.metadata import MetadataStore
 from ringlog.metadata.records import shard_key, shard_state_from_bytes, shard_state_to_bytes
@@ -119,10 +119,13 @@ class ShardHost:
         """The id of this actor's replica of ``shard``; its journal is made where there is none."""
         return self._call(lambda: self._participant(shard).id)
 
-    def take_over(self, shard: str, wished: Iterable[Place], locations: Mapping[str, str]) -> int:
+    def take_over(
+        self, shard: str, wished: Iterable[Place], locations: Mapping[str, str], accept_loss: bool = False
+    ) -> int:
         """Lead ``shard``, with the members ``wished``; returns the epoch.
 
-        ``locations`` says where each shard actor listens now. Raises `Unavailable`, saying what is missing, when too
+        ``locations`` says where each shard actor listens now. ``accept_loss``: an operator gives up what only members
+        that do not answer hold. Raises `Unavailable`, saying what is missing, when too
         few members answer in time, and `Fenced` when somebody else was ahead.
         """
         places = list(wished)
@@ -148,6 +151,8 @@ class ShardHost:
                 self._settings.quorum,
                 uuid.uuid4().hex,
                 time.monotonic(),
+                gap_record(shard, time.time_ns()),
+                accept_loss,
             )
 
         self._call(lambda: self._participant(shard))
@@ -435,9 +440,9 @@ class ShardHost:
 
         return self._call(collect)
 
-    def _note_stored(self, shard: str, end: int) -> None:
+    def _note_stored(self, shard: str, end: int, fence: int) -> None:
         def trim() -> None:
-            self._drive(shard, lambda one: one.stored(end))
+            self._drive(shard, lambda one: one.stored(end, fence))
             self._note_goal(shard, end)
 
         self._inbox.put(trim)

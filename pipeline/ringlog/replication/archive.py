@@ -52,15 +52,16 @@ def to_archive(
 Outcome = Literal["done", "again", "overtaken"]
 
 
-def outcome(shard: str, start: int, end: int, stored: int, accepted: bool) -> Outcome:
+def outcome(shard: str, start: int, end: int, stored: int, fenced: bool, accepted: bool) -> Outcome:
     """What became of a commit of ``[start, end)``, built on a snapshot that held ``[0, start)``.
 
     ``stored`` is read back afterwards, and decides; whether the store ``accepted`` the commit or its answer was an
-    error says nothing, except that what was accepted must be there. Raises `Violation` where the table went back.
+    error says nothing, except that what was accepted must be there. ``fenced``: the table was closed to earlier epochs
+    in between, perhaps to this one; it must not be tried again. Raises `Violation` where the table went back.
     """
     invariants.in_order(shard, end if accepted else start, stored, max(stored, end))
     if stored == start:
-        return "again"
+        return "overtaken" if fenced else "again"
     return "done" if stored == end else "overtaken"
 
 

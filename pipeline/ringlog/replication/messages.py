@@ -224,8 +224,9 @@ class ShardState:
 
     ``members`` are the replicas of the last epoch that **opened**; a claim leaves them untouched, and they are replaced
     in the same write that opens a newer epoch. ``claimant`` is the shard actor that claimed it. ``nonce`` tells one's
-    own write from another's when an answer was lost. ``gaps`` are the losses that an operator accepted: from
-    ``(epoch, start)``, what earlier epochs had acknowledged at ``start`` and above may be gone.
+    own write from another's when an answer was lost. ``accepted`` is the epoch whose takeover last went on, by an
+    operator's word, without members that it needed: ``members`` are only those that had answered, since then. ``gaps``
+    are the losses: from ``(epoch, start)``, what earlier epochs had acknowledged at ``start`` and above may be gone.
     """
 
     shard: str
@@ -235,4 +236,5 @@ class ShardState:
     nonce: str
     members: tuple[Member, ...]
     quorum: int
+    accepted: int = 0
     gaps: tuple[Boundary, ...] = ()

@@ -68,7 +68,8 @@ class Participant:
         quorum: int,
         nonce: str,
         now: float,
-        gap: bytes | None = None,
+        gap: bytes,
+        accept_loss: bool = False,
     ) -> Output:
         """Try to lead the shard; ``caller`` hears `Leads` or `Outpaced`. See `Takeover`.
 
@@ -88,6 +89,7 @@ class Participant:
             quorum,
             nonce,
             gap,
+            accept_loss,
             self._producers_max,
         )
         return ended + self.takeover.start(now)
@@ -116,9 +118,12 @@ class Participant:
             return Output(reply=((caller, self._not_leading()),))
         return self.leader.read(caller, now)
 
-    def stored(self, end: int) -> Output:
-        """The table was read and holds ``[0, end)``."""
-        return self._after_leader(self.leader.trim(end)) if self.leader is not None else NOTHING
+    def stored(self, end: int, fence: int) -> Output:
+        """The table was read: it holds ``[0, end)``, and is closed to leaders of epochs below ``fence``."""
+        if self.leader is None:
+            return NOTHING
+        over = fence > self.leader.epoch
+        return self._after_leader(self.leader.depose(fence) if over else self.leader.trim(end))
 
     def tick(self, now: float) -> Output:
         """A deadline has passed."""

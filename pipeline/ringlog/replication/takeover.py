@@ -113,7 +113,7 @@ class Opened:
     producers: Producers
 
 
-Phase = Literal["claim", "seal", "table", "verify", "fetch", "join", "open", "done", "lost"]
+Phase = Literal["claim", "seal", "accept", "table", "verify", "fetch", "join", "open", "done", "lost"]
 
 
 class Takeover:
@@ -123,8 +123,9 @@ class Takeover:
     are the members that the new epoch should have, with the ids that their journals have now; ``nonce`` is unique to
     this try. When `phase` is ``done``, `opened` has the result; ``lost``: somebody else is ahead, stand down.
 
-    ``gap``: an operator accepts that what only the members that do not answer hold is lost. It is the payload of the
-    one record that says so, at the offset from where on something may be missing. ``producers_max``: how many
+    ``accept_loss``: an operator accepts that what only the members that do not answer hold is lost. That is decided in
+    the metadata store before anything follows from it. Whichever takeover opens next owes the log a record that says
+    so, at the offset from where on something may be missing; ``gap`` is its payload. ``producers_max``: how many
     producers a shard that begins now remembers.
     """
 
@@ -138,7 +139,8 @@ class Takeover:
         wished: Iterable[Member],
         quorum: int,
         nonce: str,
-        gap: bytes | None = None,
+        gap: bytes,
+        accept_loss: bool = False,
         producers_max: int = PRODUCERS_MAX,
     ) -> None:
         self.shard = shard
@@ -149,11 +151,13 @@ class Takeover:
         self.nonce = nonce
         self.former = found.members if found else ()
         self.former_quorum = found.quorum if found else quorum
+        self.accepted = found.accepted if found else 0
         self.gaps = found.gaps if found else ()
         self.epoch = found.epoch + 1 if found else 1
         self.phase: Phase = "claim"
         self.opened: Opened | None = None
         self._gap = gap
+        self._accept_loss = accept_loss
         self._version = version
         self._unanswered = ""
         self._sealed: dict[str, Sealed] = {}
@@ -174,7 +178,7 @@ class Takeover:
         """Ask again whoever has not answered; go on without the stragglers when that is allowed."""
         if self.phase == "seal":
             if self._enough_sealed() and self._graced(now):
-                return self._read_table(now)
+                return self._after_seals(now)
             return self._output(self._seals(), now)
         if self.phase == "join":
             if self._enough_joined() and self._graced(now):
@@ -232,6 +236,7 @@ class Takeover:
             self.nonce,
             self.former,
             self.former_quorum,
+            self.accepted,
             self.gaps,
         )
         return CompareAndSet(state, self._version)
@@ -247,7 +252,7 @@ class Takeover:
 
     def _took_state(self, state: ShardState | None, version: int, now: float) -> Output:
         """The nonce tells whose write stands there, also when the answer to our own was lost."""
-        if self.phase not in ("claim", "verify", "open"):
+        if self.phase not in ("claim", "accept", "verify", "open"):
             return NOTHING
         if state is None or state.nonce != self.nonce:
             self.phase = "lost"
@@ -255,8 +260,11 @@ class Takeover:
         self._version = version
         if self.phase == "claim":
             return self._seal_former(now)
-        if self.phase == "verify" and self._best is not None:
+        if self.phase == "accept":
+            return self._took_acceptance(state, now)
+        if self.phase == "verify" and self._best is not None:  # nobody has gone on, so this cannot be
             invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
+            return NOTHING
         if state.state != "open":  # our open did not arrive yet: an open is not walked away from
             return self._output((self._opening(),), now)
         self.phase = "done"
@@ -265,7 +273,7 @@ class Takeover:
 
     def _seal_former(self, now: float) -> Output:
         self.phase = "seal"
-        self._grace = now + (GRACE_S if self._gap is None else LOSS_GRACE_S)
+        self._grace = now + (LOSS_GRACE_S if self._accept_loss else GRACE_S)
         if not self.former:  # the first epoch: there is nothing to fence
             return self._read_table(now)
         return self._output(self._seals(), now)
@@ -278,11 +286,11 @@ class Takeover:
             return NOTHING
         self._sealed[message.id] = message
         if len(self._sealed) == len(self.former) or (self._enough_sealed() and self._graced(now)):
-            return self._read_table(now)
+            return self._after_seals(now)
         return self._output((), now)
 
     def _enough_sealed(self) -> bool:
-        return self._gap is not None or not self._lossy()
+        return self._accept_loss or not self._lossy()
 
     def _lossy(self) -> bool:
         """Whether something that was acknowledged may be held only by members that did not answer."""
@@ -291,14 +299,44 @@ class Takeover:
     def _graced(self, now: float) -> bool:
         return self._grace is not None and self._grace <= now
 
+    def _after_seals(self, now: float) -> Output:
+        if not self._lossy():
+            return self._read_table(now)
+        self.phase = "accept"
+        return self._output((self._accepting(),), now)
+
+    def _accepting(self) -> CompareAndSet:
+        """From here on the members are those that answered, and all of them are needed: the others are given up.
+
+        It comes before everything that follows from it. Were a log made without the others first, and this takeover
+        ended then, the others could go on and acknowledge more, and a later one prefer that log to theirs.
+        """
+        answered = tuple(member for member in self.former if member.id in self._sealed)
+        state = replace(self._claim().state, members=answered, quorum=1, accepted=self.epoch)
+        return CompareAndSet(state, self._version)
+
+    def _took_acceptance(self, state: ShardState, now: float) -> Output:
+        if state.accepted != self.epoch:  # it did not arrive yet
+            return self._output((self._accepting(),), now)
+        self.former, self.former_quorum, self.accepted = state.members, state.quorum, state.accepted
+        return self._read_table(now)
+
+    def _owes_gap(self) -> bool:
+        """Whether a loss was accepted that no gap record tells of yet."""
+        return self.accepted > max((epoch for epoch, _ in self.gaps), default=0)
+
     def _read_table(self, now: float) -> Output:
         """Only now: a version read before the seals could be overtaken by the old leader's archiver."""
         self.phase = "table"
-        lossy = bool(self.former) and self._lossy()
-        return self._output((ReadStored(self.shard, self.nonce, self.epoch if lossy else None),), now)
+        fence = self.epoch if self._owes_gap() else None
+        return self._output((ReadStored(self.shard, self.nonce, fence),), now)
 
     def _took_version(self, message: Stored, now: float) -> Output:
         self._stored = message.end
+        if self._owes_gap() and all(log.end < self._stored for log in self._sealed.values()):
+            # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
+            self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
+            return self._join_all(now)
         if not self.former:
             invariants.kept(
                 f"what the table holds of {self.shard}, of which the metadata store knows no member (if its `_ringlog` "
@@ -306,10 +344,6 @@ class Takeover:
                 self._stored,
                 0,
             )
-            return self._join_all(now)
-        if self._lossy() and all(log.end < self._stored for log in self._sealed.values()):
-            # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
-            self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
         self._best = best(self._sealed.values())
         if self._stored > self._best.end:
@@ -331,7 +365,7 @@ class Takeover:
         self._entries = message.entries
         self._producers = message.producers
         self._boundaries = trimmed_boundaries(self._best.boundaries, self._stored)
-        # One that accepted a loss and ended before it opened left a gap record in the log, but no word in the metadata.
+        # One that ended before it opened may have left a gap record in the log, but no word in the metadata.
         left = ((entry.epoch, entry.start) for entry in self._entries if entry.producer == _gap_producer(entry.epoch))
         self.gaps = tuple(sorted({*self.gaps, *left}))
         return self._join_all(now)
@@ -341,7 +375,7 @@ class Takeover:
         self._grace = now + GRACE_S
         end = self._entries[-1].end if self._entries else self._stored
         self._boundaries = (*self._boundaries, (self.epoch, end))
-        if self._gap is not None and self.former and self._lossy():
+        if self._owes_gap():
             self.gaps = (*self.gaps, (self.epoch, end))
             gap = Entry.make(self.epoch, end, end + 1, _gap_producer(self.epoch), 0, 0, self._gap)
             self._entries = (*self._entries, gap)

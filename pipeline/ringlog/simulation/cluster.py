@@ -39,6 +39,7 @@ RESTART_S = (0.3, 3.0, 20.0)
 FLUSH_S = (1.0, 6.0)
 COMMITS_MAX = 3
 SPEEDS = (0.5, 2.0)
+GAP = b"records may be missing here: an operator accepted the loss"
 
 
 @dataclass
@@ -189,7 +190,7 @@ class Actor:
         shard: str,
         wished: Sequence[Member],
         caller: Callable[[Leads | Outpaced], None],
-        gap: bytes | None = None,
+        accept_loss: bool = False,
     ) -> None:
         """Read the shard's state and try to lead it."""
 
@@ -199,8 +200,11 @@ class Actor:
                 return
             state, version = found
             nonce = self.world.unique(self.name)
-            quorum = self.world.quorum
-            self.drive(shard, lambda one: one.take_over(caller, state, version, wished, quorum, nonce, self.now(), gap))
+            quorum, now = self.world.quorum, self.now()
+            self.drive(
+                shard,
+                lambda one: one.take_over(caller, state, version, wished, quorum, nonce, now, GAP, accept_loss),
+            )
 
         self.participant(shard)
         self.world.metadata.read(shard, self._answerer(begin))
@@ -235,6 +239,8 @@ class Actor:
 
     def drive(self, shard: str, event: Callable[[Participant], Output]) -> None:
         """Let ``event`` happen to the part in ``shard``, look at what came of it, and carry it out."""
+        if not self.up:  # it ended a moment ago, in the same event
+            return
         participant = self.participants[shard]
         before = participant.leader
         committed = before.committed if before else 0
@@ -279,7 +285,7 @@ class Actor:
     def _request(self, message: Any, sender: Actor) -> None:
         """A message to the replica here, whose answers go to ``sender``."""
         shard = message.shard
-        if shard not in self.participants:
+        if not self.up or shard not in self.participants:
             return
         participant = self.participants[shard]
         before = participant.leader
@@ -405,19 +411,22 @@ class Actor:
             self._flushed()
 
     def _commit(self, version: TableVersion, pieces: list[Piece], tries: int) -> None:
-        self.world.table.commit(version, pieces, self._answerer(partial(self._committed, pieces, tries)))
+        self.world.table.commit(version, pieces, self._answerer(partial(self._committed, version, pieces, tries)))
 
-    def _committed(self, pieces: list[Piece], tries: int, accepted: bool | None) -> None:
-        self.world.table.snapshot(self._answerer(partial(self._read_back, pieces, tries, accepted is True)))
+    def _committed(self, base: TableVersion, pieces: list[Piece], tries: int, accepted: bool | None) -> None:
+        self.world.table.snapshot(self._answerer(partial(self._read_back, base, pieces, tries, accepted is True)))
 
-    def _read_back(self, pieces: list[Piece], tries: int, accepted: bool, version: TableVersion | None) -> None:
+    def _read_back(
+        self, base: TableVersion, pieces: list[Piece], tries: int, accepted: bool, version: TableVersion | None
+    ) -> None:
         if version is None:
             self._flushed()
             return
         again = []
         for piece in pieces:
             stored = version.stored.get(piece.shard, 0)
-            became = outcome(piece.shard, piece.entries[0].start, piece.entries[-1].end, stored, accepted)
+            fenced = version.fences.get(piece.shard, 0) > base.fences.get(piece.shard, 0)
+            became = outcome(piece.shard, piece.entries[0].start, piece.entries[-1].end, stored, fenced, accepted)
             if became == "again":
                 again.append(piece)
             else:
@@ -428,7 +437,8 @@ class Actor:
             self._flushed()
 
     def _is_stored(self, version: TableVersion, shard: str) -> None:
-        self.drive(shard, lambda one: one.stored(version.stored.get(shard, 0)))
+        stored, fence = version.stored.get(shard, 0), version.fences.get(shard, 0)
+        self.drive(shard, lambda one: one.stored(stored, fence))
 
     def _flushed(self) -> None:
         self._flushing = False

@@ -147,10 +147,11 @@ class Table:
         _require_fit(snapshot, flushes)
         pending = list(flushes)
         refusal: Exception | None = None
+        fences = {flush.shard: snapshot.fence(flush.shard) for flush in flushes}
         for _ in range(ATTEMPTS):
             refusal = self._try(snapshot, pending)
             snapshot = self._read_back(refusal)
-            pending = [flush for flush in pending if _still_to_do(snapshot, flush, refusal)]
+            pending = [flush for flush in pending if _still_to_do(snapshot, flush, fences[flush.shard], refusal)]
             if not pending:
                 return self.settle(snapshot)
         shards = ", ".join(flush.shard for flush in pending)
@@ -245,10 +246,10 @@ def _require_fit(snapshot: Snapshot, flushes: Sequence[Flush]) -> None:
             )
 
 
-def _still_to_do(snapshot: Snapshot, flush: Flush, refusal: Exception | None) -> bool:
+def _still_to_do(snapshot: Snapshot, flush: Flush, fence: int, refusal: Exception | None) -> bool:
     """Whether ``flush`` is to be tried again from ``snapshot``, which was read after an attempt."""
-    became = outcome(flush.shard, flush.start, flush.end, snapshot.stored(flush.shard), accepted=refusal is None)
-    return became == "again"
+    stored, fenced = snapshot.stored(flush.shard), snapshot.fence(flush.shard) > fence
+    return outcome(flush.shard, flush.start, flush.end, stored, fenced, accepted=refusal is None) == "again"
 
 
 def _fence(shard: str) -> str:

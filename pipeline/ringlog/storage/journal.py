@@ -194,7 +194,7 @@ class Journal:
             kept, entries = self._read()
         except CorruptionError as error:
             _logger.error(
-                "the journal %s does not read back and is set aside in it; its replica begins as empty, under a new id, "
+                "the journal %s does not read back and is set aside; its replica begins as empty, under a new id, "
                 "and takes its log from its siblings: %s",
                 self.folder,
                 error,
