@@ -13,7 +13,7 @@ ALL = set(ACTORS)
 def statuses(alive: set[str], **leading: tuple[str, int, set[str]]) -> dict[str, dict[str, Any]]:
     """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4. Each journal has its actor's name as id."""
     found: dict[str, dict[str, Any]] = {
-        actor: {"leading": {}, "keeping": {shard: {"id": actor} for shard in ACTORS}} for actor in alive
+        actor: {"leading": {}, "keeping": {shard: {"id": actor, "promised": 1} for shard in ACTORS}} for actor in alive
     }
     for name, (actor, epoch, members) in leading.items():
         opened = {"epoch": epoch, "members": {member: {"id": member} for member in members}}
@@ -103,3 +103,27 @@ def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:
     found["shard-2"]["leading"]["shard-0"] = {"epoch": 5, "members": {}}
     assert leader_of("shard-0", found) == "shard-2"
     assert leader_of("shard-1", found) is None
+
+
+def test_a_leader_whose_epoch_is_below_a_promise_is_over_though_nobody_has_told_it() -> None:
+    """Its former members went on without it, their leader died, and nothing reaches the one that was left behind."""
+    found = statuses(ALL, shard_0=("shard-1", 1, ALL))
+    assert leader_of("shard-0", found) == "shard-1"
+    found["shard-2"]["keeping"]["shard-0"]["promised"] = 5
+    assert leader_of("shard-0", found) is None
+    assert TakeOver("shard-0", "shard-0", ACTORS) in reconciler().decide(found, 0.0)
+
+
+def test_a_failure_of_a_shard_that_is_well_again_is_no_error() -> None:
+    one = reconciler()
+    one.failed("shard-0", 0.0)
+    assert one.decide(statuses(ALL, **led()), 10.0) == []
+
+
+def test_a_leader_that_is_no_wished_member_does_not_go_on() -> None:
+    actors = shard_names(4)
+    one = Reconciler(actors, actors, 3, 2)
+    found = statuses(set(actors), shard_0=("shard-3", 2, {"shard-3"}))
+    one.decide(found, 0.0)
+    (again,) = [takeover for takeover in one.decide(found, PATIENCE_S) if takeover.shard == "shard-0"]
+    assert again == TakeOver("shard-0", "shard-0", ("shard-0", "shard-1", "shard-2"))

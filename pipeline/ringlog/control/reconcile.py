@@ -80,8 +80,16 @@ def _replica(shard: str, status: Mapping[str, Any]) -> str | None:
 
 
 def leader_of(shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The actor that leads ``shard`` in the highest epoch; None when nobody says so."""
+    """The actor that leads ``shard`` in the highest epoch; None when nobody says so.
+
+    A leader whose epoch is below what some replica has promised is over, even if it has not heard of that yet.
+    """
+    promised = max(
+        (status["keeping"][shard]["promised"] for status in statuses.values() if shard in status["keeping"]), default=0
+    )
     leading = [
-        (status["leading"][shard]["epoch"], actor) for actor, status in statuses.items() if shard in status["leading"]
+        (status["leading"][shard]["epoch"], actor)
+        for actor, status in statuses.items()
+        if shard in status["leading"] and status["leading"][shard]["epoch"] >= promised
     ]
     return max(leading)[1] if leading else None

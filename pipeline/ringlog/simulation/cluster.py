@@ -169,7 +169,9 @@ class Actor:
             for shard, one in self.participants.items()
             if one.leader is not None
         }
-        keeping = {shard: {"id": one.replica.id} for shard, one in self.participants.items()}
+        keeping = {
+            shard: {"id": one.replica.id, "promised": one.replica.promised} for shard, one in self.participants.items()
+        }
         return {"leading": leading, "keeping": keeping}
 
     def here(self, event: Callable[..., None], *arguments: Any) -> None:

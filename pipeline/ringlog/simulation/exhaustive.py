@@ -21,7 +21,6 @@ What is left out, and why nothing is lost by it:
 - ``z`` begins no takeover before ``y`` has begun one: the two are alike, so such a path has a mirror image.
 - The producer sends what its leader takes: it leaves out refusals, and retries of what still waits there, neither of
   which changes a log. A retry of what is committed may come at any time.
-- A `Fetch` does not come again once the log is of its epoch. Its answer would be to a question of the past.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ from ringlog.replication import (
     CompareAndSet,
     Entry,
     Fenced,
-    Fetch,
     Known,
     Leader,
     Member,
@@ -303,7 +301,7 @@ class Exploration:
         for by, write in sorted(world.writes, key=repr):
             if by == at:
                 yield from self._carried_out(at, cell, world, write)
-        if takeover is not None and takeover.phase == "open":
+        if takeover is not None and takeover.phase in ("verify", "open"):
             yield self._move(at, cell, world, ("asks", Standing(SHARD, takeover.nonce, world.state, world.version)))
         if takeover is not None and takeover.phase == "table":
             yield self._move(at, cell, world, ("asks", Stored(SHARD, takeover.nonce, world.stored)))
@@ -398,7 +396,7 @@ class Exploration:
             case ("hears", _):
                 return participant, participant.answer(self._message(event), 0.0)
             case ("begins", state, version, wished, nonce):
-                return participant, participant.take_over(None, state, version, wished, QUORUM, nonce, 0.0)
+                return participant, participant.take_over(None, state, version, wished, QUORUM, nonce, 0.0, b"")
             case ("claims", *begins, standing):
                 participant, _ = self._happens(participant, ("begins", *begins))
                 return self._happens(participant, ("asks", standing))
@@ -415,7 +413,7 @@ class Exploration:
                 batch = (PRODUCER, 0, sequence, 0, 1, b"%d" % sequence)
                 return participant, participant.append(sequence, epoch, *batch, "quorum", 0.0)
             case ("reads", stored):
-                return participant, participant.stored(stored)
+                return participant, participant.stored(stored, 0)
             case ("loses its disk", id):
                 return Participant(participant.actor, ReplicaState(SHARD, id), BUFFER_BYTES), NOTHING
             case _:
@@ -439,8 +437,6 @@ class Exploration:
         """Whether the request leaves the participant as it is, now and for ever."""
         request, replica = self._message(event), self._participants[number].replica
         joined = request.epoch == replica.log_epoch
-        if isinstance(request, Fetch) and joined:
-            return True
         over = request.receiver != replica.id or request.epoch < replica.promised
         if not over and not (isinstance(request, Append | Trim) and joined):
             return False

@@ -49,9 +49,9 @@ class Mix:
     @classmethod
     def drawn(cls, draw: Random) -> Mix:
         """A mix in which some kinds are common, most are rare or absent: that finds more than all of them always."""
-        share = draw.choice((0.15, 0.3, 0.5))
+        share = draw.choice((0.12, 0.25, 0.5))
         chosen = [kind for kind in KINDS if draw.random() < share]
-        return cls({kind: draw.choice((0.03, 0.08, 0.2)) for kind in chosen})
+        return cls({kind: draw.choice((0.04, 0.1, 0.3)) for kind in chosen})
 
 
 class Hits:

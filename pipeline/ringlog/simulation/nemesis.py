@@ -59,29 +59,34 @@ def _block(simulation: Simulation, kind: str, pairs: Callable[[list[str], list[s
     _cut(simulation, kind, pairs(some, [name for name in names if name not in some]))
 
 
-def _cut_between(simulation: Simulation, kind: str, one: list[str], other: list[str]) -> None:
-    _cut(simulation, kind, [pair for a in one for b in other for pair in ((a, b), (b, a))])
-
-
-def _cut(simulation: Simulation, kind: str, pairs: list[tuple[str, str]]) -> None:
+def _cut(simulation: Simulation, kind: str, pairs: list[tuple[str, str]], lasts_s: float | None = None) -> None:
     blocked = simulation.world.network.blocked
 
     def mend() -> None:
         for pair in pairs:
             blocked.pop(pair, None)
 
-    simulation.for_a_while(lambda: blocked.update(dict.fromkeys(pairs, kind)), mend, kind)
+    simulation.for_a_while(lambda: blocked.update(dict.fromkeys(pairs, kind)), mend, kind, lasts_s)
     if simulation.loop.draw.random() < 0.5:  # whoever is cut off may suspect all the others
         _suspect(simulation, simulation.any_actor())
 
 
 def _split_brain(simulation: Simulation) -> None:
-    """A leader and one client on one side, all others on the other: for long enough that they go on without it."""
-    leader = simulation.leader(simulation.loop.draw.choice(simulation.world.shards))
-    if leader is not None:
-        host = simulation.world.actor_of(leader.own)
-        side = [host, simulation.loop.draw.choice(simulation.clients).name]
-        _cut_between(simulation, "partition", side, [name for name in simulation.names() if name not in side])
+    """A leader and one client on one side, all others on the other: for so long that they go on without it.
+
+    Then the client reads what its leader shows.
+    """
+    draw = simulation.loop.draw
+    leader = simulation.leader(draw.choice(simulation.world.shards))
+    if leader is None:
+        return
+    reader = draw.choice(simulation.readers)
+    side = [simulation.world.actor_of(leader.own), reader.client.name]
+    rest = [name for name in simulation.names() if name not in side]
+    lasts_s = draw.uniform(4.0, 15.0)
+    _cut(simulation, "partition", [pair for a in side for b in rest for pair in ((a, b), (b, a))], lasts_s)
+    for _ in range(3):
+        simulation.loop.after(lasts_s * draw.uniform(0.5, 1.0), "a read behind a partition", reader.read)
 
 
 def _partition(simulation: Simulation) -> None:

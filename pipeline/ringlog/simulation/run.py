@@ -136,10 +136,14 @@ class Simulation:
         """Of all that have a place in the network."""
         return [*self.world.actors, *(one.name for one in self.controllers), *(one.name for one in self.clients)]
 
-    def for_a_while(self, begin: Callable[[], None], end: Callable[[], None], what: str) -> None:
-        """Something that ends by itself: before anybody has noticed, or long after."""
+    def for_a_while(
+        self, begin: Callable[[], None], end: Callable[[], None], what: str, lasts_s: float | None = None
+    ) -> None:
+        """Something that ends by itself, unless ``lasts_s`` is given before anybody has noticed, or long after."""
         begin()
-        self.loop.after(self.loop.draw.choice((0.5, 4.0, 12.0)) * self.loop.draw.random(), f"over: {what}", end)
+        if lasts_s is None:
+            lasts_s = self.loop.draw.choice((0.5, 4.0, 12.0)) * self.loop.draw.random()
+        self.loop.after(lasts_s, f"over: {what}", end)
 
     def may_lose(self, actor: Actor) -> bool:
         """Whether the journals of ``actor`` may be lost.
