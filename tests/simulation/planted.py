@@ -8,7 +8,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -16,14 +16,36 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """One of the first ``count`` seeds of the simulator, with a mix of their own or with these faults a second."""
+
+    count: int
+    rates: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """``tests/replication/testdata/scenarios/<name>.txt`` comes out differently."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Directed:
+    """The function ``name`` of `scenarios` raises."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Mutant:
-    """``before`` stands once in ``module`` and is replaced by ``after``; ``caught_by`` says what notices that."""
+    """``before`` stands once in ``module`` and is replaced by ``after``; ``caught_by`` notices that."""
 
     name: str
     module: str
     before: str
     after: str
-    caught_by: str
+    caught_by: Seeds | Transcript | Directed
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -64,6 +86,8 @@ def planted(mutant: Mutant | None) -> Iterator[None]:
     if finder:
         sys.meta_path.insert(0, finder)
     try:
+        if mutant:
+            importlib.import_module(mutant.module)  # so that a bug that cannot be planted is an error here, not a catch
         yield
     finally:
         if finder:

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from simulation.planted import Mutant, fresh, planted
 from ringlog.simulation import KINDS, Mix, simulate
 from ringlog.simulation.__main__ import main, seeds, table
 from ringlog.simulation.faults import BEYOND
+from simulation.planted import Mutant, Seeds, fresh, planted
 
 SEEDS = 100
 """How many seeds the suite runs; `.ci/run` runs 2,000."""
@@ -68,7 +68,11 @@ def test_a_traced_run_is_the_run_that_it_traces() -> None:
 
 def test_a_violation_tells_its_story_from_cause_to_effect(capsys: pytest.CaptureFixture[str]) -> None:
     bug = Mutant(
-        "acknowledged when ordered", "ringlog.replication.leader", '"quorum": self.committed,', '"quorum": self.end,', ""
+        "acknowledged when ordered",
+        "ringlog.replication.leader",
+        '"quorum": self.committed,',
+        '"quorum": self.end,',
+        Seeds(50),
     )
     with planted(bug):
         assert fresh("ringlog.simulation.__main__").main(["--seeds", "0:50"]) == 1

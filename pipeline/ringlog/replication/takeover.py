@@ -422,7 +422,7 @@ class Takeover:
     def _opening(self) -> CompareAndSet:
         members = tuple(member for id, member in self.wished.items() if id in self._joined)
         claimed = self._claim().state
-        state = replace(claimed, state="open", members=members, quorum=self.quorum, gaps=self.gaps)
+        state = replace(claimed, state="open", members=members, quorum=self.quorum)
         return CompareAndSet(state, self._version)
 
     def _output(self, send: tuple[Any, ...], now: float) -> Output:

@@ -121,10 +121,14 @@ class Checker:
     # What leaders do.
 
     def opened(self, leader: Leader) -> None:
-        """``leader`` begins: what it kept counts as committed, and holds all that ever was."""
+        """``leader`` begins: what it kept counts as committed, and holds all that was before its epoch.
+
+        One that was stopped while it opened may begin when later epochs have long gone on.
+        """
         log = self._log(leader.shard)
         invariants.in_order(leader.shard, leader.trimmed, log.stored, max(log.stored, leader.end))
-        expected, kept = log.from_(leader.trimmed), leader.entries
+        expected = [entry for entry in log.from_(leader.trimmed) if entry.epoch < leader.epoch]
+        kept = leader.entries
         for entry, found in zip(expected, kept, strict=False):
             invariants.kept(f"{leader.shard} [{entry.start}, {entry.end})", entry, found)
         if len(kept) < len(expected):
