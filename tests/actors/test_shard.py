@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from deltalake import DeltaTable
 from ringlog.actors.shard import Place, ShardHost
 from ringlog.errors import Fenced, Unavailable
 from ringlog.metadata import open_store
+from ringlog.metadata.records import shard_key, shard_state_from_bytes
 from ringlog.records import to_record_batch
 from ringlog.schema import pack
 from ringlog.settings import Settings
-from ringlog.storage import read_entries
+from ringlog.storage import Table, read_entries
 from ringlog.wire import Acknowledged, Declined, Submit, decode, encode, follow, open_stream, read_tail
 
 TOKEN = "token"
@@ -40,10 +42,15 @@ class Trio:
         journals = self.folder / "journals" / actor
         return ShardHost(actor, self.settings, journals, store, TOKEN, "127.0.0.1", self.failures.append)
 
-    def open(self, leader: str = "shard-0", members: tuple[str, ...] = ("shard-0", "shard-1", "shard-2")) -> int:
+    def open(
+        self,
+        leader: str = "shard-0",
+        members: tuple[str, ...] = ("shard-0", "shard-1", "shard-2"),
+        accept_loss: bool = False,
+    ) -> int:
         places = [Place(self.hosts[one].replica_id(SHARD), one, self.hosts[one].location) for one in members]
         locations = {one: host.location for one, host in self.hosts.items()}
-        return self.hosts[leader].take_over(SHARD, places, locations)
+        return self.hosts[leader].take_over(SHARD, places, locations, accept_loss)
 
     def stop(self, actor: str) -> None:
         self.hosts.pop(actor).close()
@@ -288,6 +295,44 @@ def test_a_lost_journal_is_somebody_new(tmp_path: Path) -> None:
     assert second.open("shard-1") == 2
     assert len(bodies(second.hosts["shard-1"])) == 10, "it took the log from the two that remember"
     second.close()
+
+
+def test_a_loss_is_accepted_and_every_reader_is_shown_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Trio(tmp_path)
+    first.open()
+    Client(first.hosts["shard-0"]).submit(0)
+    first.close()
+    for actor in ("shard-0", "shard-1"):
+        shutil.rmtree(tmp_path / "journals" / actor / SHARD)
+    second = Trio(tmp_path)
+    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 1.0)
+    with pytest.raises(Unavailable, match="1 of 2 needed seals"):
+        second.open("shard-2")
+    monkeypatch.undo()
+    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 0.1)
+    assert second.open("shard-2", accept_loss=True) == 3
+    gap = "records of shard-0 may be missing here: the loss was accepted by `ringlog recover --accept-loss`"
+    assert bodies(second.hosts["shard-2"])[10:] == [gap]
+    found = open_store(second.settings.root, {}).get(shard_key(SHARD))
+    assert found is not None
+    state = shard_state_from_bytes(found.value)
+    assert (state.state, state.accepted, state.gaps, len(state.members)) == ("open", 3, ((3, 10),), 3)
+    assert second.hosts["shard-2"].flush(WITHIN_S) == {SHARD: 11}
+    assert Table(second.settings.table_url, {}).snapshot().fence(SHARD) == 3
+    second.close()
+
+
+def test_a_leader_to_whom_the_table_is_closed_hears_it_when_it_archives(trio: Trio) -> None:
+    trio.open()
+    client = Client(trio.hosts["shard-0"])
+    client.submit(0)
+    Table(trio.settings.table_url, {}).fence(SHARD, 2)
+    with pytest.raises(Unavailable, match="not archived yet"):
+        trio.hosts["shard-0"].flush(1.0)
+    assert trio.hosts["shard-0"].status()["leading"] == {}
+    assert client.submit(1).reason == "fenced"
+    assert trio.open("shard-1") == 2
+    assert trio.hosts["shard-1"].flush(WITHIN_S) == {SHARD: 10}
 
 
 def test_a_failed_disk_ends_the_host_and_acknowledges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ STORES = (META, TABLE)
 DELIVERIES_MAX = 1000
 SETTLE_STEPS = 3
 INDENT = "  "
+GAP = b"(something may be missing)"
 _BATCH = re.compile(r"(\w+)(?::(\d+))?/(\d+)")
 
 
@@ -149,11 +150,13 @@ class Scene:
         names = [name for name in options if name in self.disks] or self.actors
         wished = [Member(self.disks[name].id, name) for name in names]
         nonce = f"{candidate}-{self.tries}"
-        gap = b"(something may be missing)" if "accepting-loss" in options else None
+        accept_loss = "accepting-loss" in options
         found, version = self.state, self.version
         self._drive(
             candidate,
-            lambda one: one.take_over("takeover", found, version, wished, self.quorum, nonce, self.now, gap),
+            lambda one: one.take_over(
+                "takeover", found, version, wished, self.quorum, nonce, self.now, GAP, accept_loss
+            ),
         )
 
     def do_append(self, actor: str, batch: str, *words: str) -> None:
@@ -186,28 +189,32 @@ class Scene:
         self._drive(actor, lambda one: one.read("read", self.now))
 
     def do_archive(self, actor: str, *options: str) -> None:
-        """``archive x [from N]``: x puts what is committed into the table, from a snapshot that ended at N."""
+        """``archive x [from N] [unfenced]``: x puts what is committed into the table, from the snapshot that there is now.
+
+        Or from one that ended at N; or from one of before the table was fenced.
+        """
         leader = self.running[actor].leader
         if leader is None:
             self._say(f"{actor} leads nothing")
             return
-        stored = int(options[1]) if options else len(self.rows)
+        stored = int(options[options.index("from") + 1]) if "from" in options else len(self.rows)
+        fence = 0 if "unfenced" in options else self.fence
         entries = leader.committed_from(leader.trimmed)
-        taken = to_archive(SHARD, leader.epoch, entries, leader.trimmed, leader.committed, stored, self.fence, 1 << 20)
+        taken = to_archive(SHARD, leader.epoch, entries, leader.trimmed, leader.committed, stored, fence, 1 << 20)
         if not taken:
-            fenced = f", and it is closed below epoch {self.fence}" if self.fence else ""
-            self._say(f"{actor} has nothing for a table that holds [0,{stored}){fenced}")
+            closed = f", and it is closed below epoch {fence}" if fence else ""
+            self._say(f"{actor} has nothing for a table that holds [0,{stored}){closed}")
             return
         start, end = taken[0].start, taken[-1].end
-        accepted = stored == len(self.rows)
+        accepted = (stored, fence) == (len(self.rows), self.fence)
         if accepted:
             self.rows.extend(word for entry in taken for word in shorthand.words(entry))
-        became = outcome(SHARD, start, end, len(self.rows), accepted)
+        became = outcome(SHARD, start, end, len(self.rows), fence < self.fence, accepted)
         self._say(f"{actor} commits [{start},{end}): {became}; the table holds [0,{len(self.rows)})")
 
     def do_trim(self, actor: str) -> None:
-        """``trim x``: x reads how far the table holds the shard."""
-        self._drive(actor, lambda one: one.stored(len(self.rows)))
+        """``trim x``: x reads how far the table holds the shard, and to whom it is closed."""
+        self._drive(actor, lambda one: one.stored(len(self.rows), self.fence))
 
     # The network.
 

@@ -57,8 +57,9 @@ def standing(state: ShardState | None, version: int) -> str:
     """What stands in the metadata store."""
     if state is None:
         return "nothing yet"
+    accepted = f", loss accepted by epoch {state.accepted}" if state.accepted else ""
     gaps = "".join(f", gap at {start} by epoch {epoch}" for epoch, start in state.gaps)
-    return f"version {version}: epoch {state.epoch} {state.state} by {state.claimant}, {members(state)}{gaps}"
+    return f"version {version}: epoch {state.epoch} {state.state} by {state.claimant}, {members(state)}{accepted}{gaps}"
 
 
 def members(state: ShardState) -> str:
@@ -69,9 +70,15 @@ def members(state: ShardState) -> str:
 def head(message: Any) -> str:
     """What a message is, in a word and an epoch."""
     if isinstance(message, CompareAndSet):
-        return f"{'Claim' if message.state.state == 'claimed' else 'Open'} {message.state.epoch}"
+        return f"{_change(message.state)} {message.state.epoch}"
     name = type(message).__name__
     return f"{name} {message.epoch}" if hasattr(message, "epoch") else name
+
+
+def _change(state: ShardState) -> str:
+    if state.state == "open":
+        return "Open"
+    return "Accept" if state.accepted == state.epoch else "Claim"
 
 
 def in_full(message: Any) -> str:

@@ -75,19 +75,25 @@ def test_piece_by_piece_the_table_gets_each_committed_record_once(sizes: list[in
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_what_stands_in_the_table_decides_not_what_the_store_answered(accepted: bool) -> None:
-    assert outcome(SHARD, 10, 20, stored=20, accepted=accepted) == "done"
-    assert outcome(SHARD, 10, 20, stored=25, accepted=accepted) == "overtaken"
+    for fenced in (True, False):
+        assert outcome(SHARD, 10, 20, stored=20, fenced=fenced, accepted=accepted) == "done"
+        assert outcome(SHARD, 10, 20, stored=25, fenced=fenced, accepted=accepted) == "overtaken"
 
 
 def test_a_commit_that_was_not_carried_out_is_done_again() -> None:
-    assert outcome(SHARD, 10, 20, stored=10, accepted=False) == "again"
-    assert outcome(SHARD, 10, 20, stored=15, accepted=False) == "overtaken", "another one stored less: adopt it"
+    assert outcome(SHARD, 10, 20, stored=10, fenced=False, accepted=False) == "again"
+    assert outcome(SHARD, 10, 20, stored=15, fenced=False, accepted=False) == "overtaken", "another one: adopt it"
+
+
+def test_a_commit_that_was_not_carried_out_is_not_done_again_over_a_fence() -> None:
+    assert outcome(SHARD, 10, 20, stored=10, fenced=True, accepted=False) == "overtaken"
+    assert outcome(SHARD, 10, 20, stored=15, fenced=True, accepted=False) == "overtaken"
 
 
 @pytest.mark.parametrize(("stored", "accepted"), [(9, False), (10, True), (15, True)])
 def test_a_table_that_went_back_is_a_violation(stored: int, accepted: bool) -> None:
     with pytest.raises(Violation, match="SL-6"):
-        outcome(SHARD, 10, 20, stored, accepted)
+        outcome(SHARD, 10, 20, stored, fenced=True, accepted=accepted)
 
 
 def test_a_reader_drops_from_the_tail_what_the_table_has() -> None:

@@ -38,15 +38,16 @@ from ringlog.replication import (
     Stored,
     Trim,
     Unanswered,
+    Violation,
 )
-from ringlog.replication.takeover import RESEND_S
+from ringlog.replication.takeover import LOSS_GRACE_S, RESEND_S
 
 SHARD = "shard-0"
 A, B, C = Member("a", "x"), Member("b", "y"), Member("c", "z")
 
 
 def take_over(one: Participant, caller: str, nonce: str, found: ShardState | None = None, version: int = 0) -> Output:
-    return one.take_over(caller, found, version, (A, B, C), 2, nonce, 0.0)
+    return one.take_over(caller, found, version, (A, B, C), 2, nonce, 0.0, b"lost")
 
 
 def opening(epoch: int = 1, caller: str = "controller") -> tuple[Participant, ShardState]:
@@ -89,7 +90,7 @@ def test_only_the_epoch_that_is_led_here_is_served() -> None:
     idle = Participant("x", ReplicaState(SHARD, "a"), 1000)
     assert append(idle).reply == (("writer", NotLeading(0)),)
     assert idle.read("reader", 0.0).reply == (("reader", NotLeading(0)),)
-    assert not idle.stored(10)
+    assert not idle.stored(10, fence=0)
     assert not idle.tick(1.0)
     for epoch in (1, 3):
         assert append(leading(2), epoch=epoch).reply == (("writer", NotLeading(2)),)
@@ -193,8 +194,59 @@ def test_an_open_that_somebody_overtook_is_over() -> None:
 def test_a_table_beyond_what_is_committed_ends_the_leadership() -> None:
     one = leading()
     append(one)
-    assert one.stored(10).reply == (("writer", Deposed(1, 2)),)
+    assert one.stored(10, fence=0).reply == (("writer", Deposed(1, 2)),)
     assert one.leader is None
+
+
+def committed_ten() -> Participant:
+    one = leading()
+    append(one)
+    for id in "ab":
+        one.answer(Appended(SHARD, id, 1, 10), 0.0)
+    assert one.leader is not None
+    assert one.leader.committed == 10
+    return one
+
+
+@pytest.mark.parametrize("end", [0, 4, 10, 30])
+def test_a_table_that_is_closed_to_it_ends_the_leadership_wherever_it_ends(end: int) -> None:
+    """A loss was accepted: offsets mean something else there, and may lie inside an entry that this leader holds."""
+    one = committed_ten()
+    append(one, "waiting", sequence=1)
+    output = one.stored(end, fence=3)
+    assert output == Output(reply=(("waiting", Deposed(1, 3)),))
+    assert one.leader is None
+    assert (one.replica.trimmed, one.replica.promised) == (0, 1), "its replica has promised nothing by that"
+
+
+@pytest.mark.parametrize("fence", [0, 1])
+def test_a_table_that_is_closed_to_others_is_none_of_its_business(fence: int) -> None:
+    one = committed_ten()
+    assert one.stored(10, fence).send == tuple(Trim(SHARD, id, 1, 10) for id in "abc")
+    assert one.leader is not None
+    with pytest.raises(Violation, match="SL-3"):
+        committed_ten().stored(4, fence)
+
+
+def test_a_takeover_is_not_ended_by_a_fence_that_it_may_have_asked_for() -> None:
+    one = committed_ten()
+    take_over(one, "mover", "second", ShardState(SHARD, 1, "open", "x", "mine", (A, B, C), 2), 9)
+    one.stored(4, fence=2)
+    assert (one.leader, one.takeover is not None) == (None, True)
+
+
+def test_a_try_that_decides_on_a_loss_gives_way_to_the_next_one() -> None:
+    """Its compare-and-set is done or is not; the next one finds out which when it reads the state, or loses its claim."""
+    one = Participant("x", ReplicaState(SHARD, "a"), 1000)
+    found = ShardState(SHARD, 1, "open", "y", "before", (B, C), 2)
+    (claim,) = one.take_over("operator", found, 2, (A, B, C), 2, "mine", 0.0, b"lost", accept_loss=True).send
+    one.answer(Standing(SHARD, "mine", claim.state, 3), 0.0)
+    (acceptance,) = one.tick(LOSS_GRACE_S).send
+    assert (acceptance.state.members, acceptance.state.accepted) == ((), 2)
+    output = take_over(one, "second", "second", claim.state, 3)
+    assert output.reply == (("operator", Outpaced(2)),)
+    assert not one.answer(Standing(SHARD, "mine", acceptance.state, 4), 11.0)
+    assert one.answer(Standing(SHARD, "second", acceptance.state, 4), 11.0).reply == (("second", Outpaced(3)),)
 
 
 def test_answers_of_the_stores_are_not_for_the_leader() -> None:

@@ -37,7 +37,7 @@ OPEN = ShardState(SHARD, 4, "open", "shard-1", "theirs", (A, B, C), 2)
 
 
 def takeover(found: ShardState | None = OPEN, wished: tuple[Member, ...] = (A, B, C)) -> Takeover:
-    return Takeover(SHARD, "shard-0", "a", found, 7 if found else 0, wished, 2, "mine")
+    return Takeover(SHARD, "shard-0", "a", found, 7 if found else 0, wished, 2, "mine", b"lost")
 
 
 def standing(state: ShardState | None, version: int) -> Standing:
@@ -306,65 +306,211 @@ def test_what_was_asked_and_not_answered_is_asked_again() -> None:
 
 # A loss that an operator accepts.
 
+GAP = Entry.make(5, 20, 21, f"{GAP_PRODUCER}-5", 0, 0, b"lost")
+KEPT = (entry(0, 0), entry(10, 1))
 
-def accepting() -> Takeover:
-    one = Takeover(SHARD, "shard-0", "a", OPEN, 7, (A, B, C), 2, "mine", gap=b"lost")
+
+def accepting(found: ShardState = OPEN, wished: tuple[Member, ...] = (A, B, C), quorum: int = 2) -> Takeover:
+    one = Takeover(SHARD, "shard-0", "a", found, 7, wished, quorum, "mine", b"lost", accept_loss=True)
     claimed(one)
     return one
 
 
-def lossy(*logs: Sealed) -> Takeover:
-    one = accepting()
+def acceptance(*members: Member) -> CompareAndSet:
+    return CompareAndSet(ShardState(SHARD, 5, "claimed", "shard-0", "mine", members, 1, accepted=5), 8)
+
+
+def deciding(*logs: Sealed, found: ShardState = OPEN) -> tuple[Takeover, CompareAndSet]:
+    """One that asks the metadata store to go on with no more than these."""
+    one = accepting(found)
     for log in logs:
         one.handle(log, 0.0)
-    assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine", fence=5),)
+    (change,) = one.tick(LOSS_GRACE_S).send
+    assert isinstance(change, CompareAndSet)
+    return one, change
+
+
+def lossy(*logs: Sealed) -> Takeover:
+    one, change = deciding(*logs)
+    assert one.handle(standing(change.state, 9), 10.0).send == (ReadStored(SHARD, "mine", fence=5),)
     return one
+
+
+def opened(one: Takeover, end: int) -> ShardState:
+    """Let everybody join; the state that it opens with."""
+    for id in one.wished:
+        output = one.handle(Joined(SHARD, id, one.epoch, end), 11.0)
+    (change,) = output.send
+    assert isinstance(change, CompareAndSet)
+    one.handle(standing(change.state, 10), 11.0)
+    assert one.phase == "done"
+    return change.state
 
 
 def test_a_loss_is_accepted_only_after_the_members_had_their_time() -> None:
     one = accepting()
     one.handle(sealed("a", 4, 20), 0.0)
     assert one.tick(LOSS_GRACE_S / 2).send == (Seal(SHARD, "b", 5), Seal(SHARD, "c", 5))
-    assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine", fence=5),)
+    assert one.tick(LOSS_GRACE_S).send == (acceptance(A),)
+
+
+@pytest.mark.parametrize(("logs", "members"), [((), ()), ((sealed("b", 4, 20),), (B,)), ((sealed("c", 3, 9),), (C,))])
+def test_who_answered_is_decided_before_the_table_is_read(
+    logs: tuple[Sealed, ...], members: tuple[Member, ...]
+) -> None:
+    one, change = deciding(*logs)
+    assert change == acceptance(*members)
+    assert one.handle(sealed("a", 4, 90), 10.0) == NOTHING, "too late: the others are given up"
+    assert one.tick(100.0) == NOTHING, "and nothing goes on before the store has said so"
+    assert one.handle(standing(change.state, 9), 100.0).send == (ReadStored(SHARD, "mine", fence=5),)
+
+
+def test_all_that_answered_are_needed_from_then_on() -> None:
+    five = replace(OPEN, members=(A, B, C, Member("d", "shard-3"), Member("e", "shard-4")), quorum=3)
+    _, change = deciding(sealed("a", 4, 20), sealed("b", 4, 10), found=five)
+    assert change == acceptance(A, B)
+    one = ordinary(change.state)
+    assert one.handle(replace(sealed("a", 4, 20), epoch=6), 0.0).send == ()
+    assert one.tick(100.0).send == (Seal(SHARD, "b", 6),)
+    assert one.waits_for() == "1 of 2 needed seals; no answer from shard-1"
+
+
+def test_whoever_loses_the_acceptance_stands_down() -> None:
+    one, change = deciding(sealed("a", 4, 20))
+    assert one.handle(standing(replace(change.state, epoch=6, nonce="later"), 9), 10.0) == NOTHING
+    assert one.phase == "lost"
+
+
+def test_a_lost_answer_to_the_acceptance_is_looked_up_and_it_was_done() -> None:
+    one, change = deciding(sealed("a", 4, 20))
+    assert one.handle(unanswered(), 10.0).send == ()
+    assert one.waits_for() == "accept (the store is away)"
+    assert one.tick(10.0 + RESEND_S).send == (ReadState(SHARD, "mine"),)
+    assert one.handle(standing(change.state, 9), 12.0).send == (ReadStored(SHARD, "mine", fence=5),)
+
+
+def test_an_acceptance_that_was_not_carried_out_is_sent_again_after_the_lookup() -> None:
+    one, change = deciding(sealed("a", 4, 20))
+    one.handle(unanswered(), 10.0)
+    one.tick(10.0 + RESEND_S)
+    claim = replace(change.state, members=OPEN.members, quorum=OPEN.quorum, accepted=0)
+    assert one.handle(standing(claim, 8), 12.0).send == (change,)
+    assert one.handle(standing(change.state, 9), 13.0).send == (ReadStored(SHARD, "mine", fence=5),)
 
 
 def test_a_gap_stands_at_the_end_of_what_is_left_and_in_the_metadata() -> None:
     one = lossy(sealed("a", 4, 20))
     one.handle(Stored(SHARD, "mine", 0), 11.0)
-    kept = (entry(0, 0), entry(10, 1))
-    joins = one.handle(Entries(SHARD, "a", 5, 0, 20, kept, NO_PRODUCERS), 11.0).send
-    gap = Entry.make(5, 20, 21, f"{GAP_PRODUCER}-5", 0, 0, b"lost")
-    assert {join.receiver: join.entries for join in joins} == {"a": (gap,), "b": (*kept, gap), "c": (*kept, gap)}
+    joins = one.handle(Entries(SHARD, "a", 5, 0, 20, KEPT, NO_PRODUCERS), 11.0).send
+    assert {join.receiver: join.entries for join in joins} == {"a": (GAP,), "b": (*KEPT, GAP), "c": (*KEPT, GAP)}
     assert all(join.boundaries == ((4, 0), (5, 20)) for join in joins)
-    for id in "abc":
-        output = one.handle(Joined(SHARD, id, 5, 21), 11.0)
-    (change,) = output.send
-    assert change.state.gaps == ((5, 20),)
-    one.handle(standing(change.state, 9), 11.0)
+    state = opened(one, 21)
+    assert state == ShardState(SHARD, 5, "open", "shard-0", "mine", (A, B, C), 2, accepted=5, gaps=((5, 20),))
     assert one.opened is not None
-    assert one.opened.entries == (*kept, gap)
+    assert one.opened.entries == (*KEPT, GAP)
 
 
 def test_earlier_gaps_stay_on_record() -> None:
-    found = replace(OPEN, gaps=((3, 7),))
-    one = Takeover(SHARD, "shard-0", "a", found, 7, (A,), 1, "mine", gap=b"lost")
-    (claim,) = one.start(0.0).send
-    assert claim.state.gaps == ((3, 7),)
-    one.handle(standing(claim.state, 8), 0.0)
-    one.tick(LOSS_GRACE_S)
+    one = accepting(replace(OPEN, accepted=3, gaps=((3, 7),)), (A,), 1)
+    (change,) = one.tick(LOSS_GRACE_S).send
+    assert (change.state.accepted, change.state.gaps) == (5, ((3, 7),))
+    one.handle(standing(change.state, 9), 10.0)
     one.handle(Stored(SHARD, "mine", 30), 11.0)
-    (change,) = one.handle(Joined(SHARD, "a", 5, 31), 11.0).send
-    assert change.state.gaps == ((3, 7), (5, 30))
+    assert opened(one, 31).gaps == ((3, 7), (5, 30))
 
 
-def test_a_gap_record_of_one_that_never_opened_is_recorded_by_the_next() -> None:
-    one = after_seals(sealed("a", 4, 11), sealed("b", 4, 0))
-    one.handle(Stored(SHARD, "mine", 0), 1.0)
-    gap = Entry.make(3, 10, 11, f"{GAP_PRODUCER}-3", 0, 0, b"lost")
-    one.handle(Entries(SHARD, "a", 5, 0, 11, (entry(0, 0), gap), NO_PRODUCERS), 1.0)
+# One that accepted a loss, and ended before it opened; the next one is an ordinary one.
+
+
+def ordinary(found: ShardState) -> Takeover:
+    one = Takeover(SHARD, "shard-1", "b", found, 9, (A, B, C), 2, "next", b"lost")
+    (claim,) = one.start(0.0).send
+    assert claim.state == replace(found, epoch=6, state="claimed", claimant="shard-1", nonce="next")
+    one.handle(Standing(SHARD, "next", claim.state, 10), 0.0)
+    return one
+
+
+def carried_on(log: Sealed, kept: tuple[Entry, ...]) -> Takeover:
+    """An ordinary takeover over the only member that was left, with ``log``, whose entries are ``kept``."""
+    one = ordinary(acceptance(A).state)
+    output = one.handle(replace(log, epoch=6), 0.0)
+    assert output.send == (ReadStored(SHARD, "next", fence=6),), (
+        "all there are have sealed; and the table is closed anew"
+    )
+    assert one.handle(Stored(SHARD, "next", 0), 1.0).send == (Fetch(SHARD, "a", 6, 0),)
+    one.handle(Entries(SHARD, "a", 6, 0, log.end, kept, NO_PRODUCERS), 1.0)
+    return one
+
+
+def opened_next(one: Takeover, end: int) -> ShardState:
     for id in "abc":
-        output = one.handle(Joined(SHARD, id, 5, 11), 1.0)
-    assert output.send[0].state.gaps == ((3, 10),)
+        output = one.handle(Joined(SHARD, id, 6, end), 1.0)
+    (change,) = output.send
+    one.handle(Standing(SHARD, "next", change.state, 11), 1.0)
+    assert one.phase == "done"
+    return change.state
+
+
+def gaps_of(one: Takeover) -> list[tuple[int, int]]:
+    """The gap records of the log that it opened with."""
+    assert one.opened is not None
+    return [(kept.epoch, kept.start) for kept in one.opened.entries if kept.producer.startswith(GAP_PRODUCER)]
+
+
+def test_of_one_that_ended_after_it_joined_somebody_the_gap_record_is_the_only_one() -> None:
+    """Its member has joined, so the record is in the log already; what is owed is the word in the metadata."""
+    joined = replace(sealed("a", 5, 21), boundaries=((4, 0), (5, 20)))
+    one = carried_on(joined, (*KEPT, GAP))
+    assert opened_next(one, 21).gaps == ((5, 20),)
+    assert gaps_of(one) == [(5, 20)]
+
+
+def test_of_one_that_ended_before_it_joined_a_member_the_next_owes_the_gap_record() -> None:
+    """Others may have joined. They are no members: what they have made of it is replaced."""
+    one = carried_on(sealed("a", 4, 20), KEPT)
+    state = opened_next(one, 21)
+    assert (state.accepted, state.gaps, gaps_of(one)) == (5, ((6, 20),), [(6, 20)])
+
+
+def test_a_debt_that_is_paid_is_not_paid_again() -> None:
+    found = replace(acceptance(A).state, state="open", members=(A, B, C), quorum=2, gaps=((5, 20),))
+    one = ordinary(found)
+    for id in "abc":
+        output = one.handle(replace(sealed(id, 5, 21), epoch=6), 0.0)
+    assert output.send == (ReadStored(SHARD, "next"),)
+
+
+def test_a_debt_of_two_losses_is_not_paid_by_the_record_of_the_first() -> None:
+    """The second was accepted over a log in which the first one's takeover, which never opened, has left its record."""
+    one = accepting(replace(OPEN, state="claimed", members=(A, B), quorum=1, accepted=3))
+    one.handle(replace(sealed("a", 3, 11), boundaries=((2, 0), (3, 10))), 0.0)
+    (change,) = one.tick(LOSS_GRACE_S).send
+    assert change == acceptance(A)
+    one.handle(standing(change.state, 9), 10.0)
+    one.handle(Stored(SHARD, "mine", 0), 11.0)
+    first = Entry.make(3, 10, 11, f"{GAP_PRODUCER}-3", 0, 0, b"lost")
+    one.handle(Entries(SHARD, "a", 5, 0, 11, (entry(0, 0), first), NO_PRODUCERS), 11.0)
+    assert opened(one, 12).gaps == ((3, 10), (5, 11))
+
+
+def test_of_one_that_ended_before_its_acceptance_arrived_nothing_is_left() -> None:
+    """The members are who they were: a majority of them is enough, and nothing is missing."""
+    one = ordinary(replace(OPEN, epoch=5, state="claimed", nonce="mine"))
+    one.handle(replace(sealed("b", 4, 20), epoch=6), 0.0)
+    one.handle(replace(sealed("c", 4, 10), epoch=6), 0.0)
+    assert one.tick(GRACE_S).send == (ReadStored(SHARD, "next"),), "nor is the table closed to anybody"
+    assert one.handle(Stored(SHARD, "next", 0), 1.0).send == (Fetch(SHARD, "b", 6, 0),)
+    one.handle(Entries(SHARD, "b", 6, 0, 20, KEPT, NO_PRODUCERS), 1.0)
+    assert (opened_next(one, 20).gaps, gaps_of(one)) == ((), [])
+
+
+def test_where_nobody_was_left_the_next_one_goes_on_from_the_end_of_the_table() -> None:
+    one = ordinary(acceptance().state)
+    assert one.phase == "table", "there is nobody to seal"
+    joins = one.handle(Stored(SHARD, "next", 30), 1.0).send
+    assert [(join.trimmed, join.start, join.boundaries) for join in joins] == [(30, 30, ((6, 30),))] * 3
+    assert ProducerTable.from_plain(joins[0].producers).forgotten == 30
+    assert (opened_next(one, 31).gaps, gaps_of(one)) == (((6, 30),), [(6, 30)])
 
 
 @pytest.mark.parametrize("logs", [(), (sealed("a", 4, 20),)])
@@ -386,11 +532,10 @@ def test_with_enough_seals_nothing_is_lost_and_nothing_is_said_to_be() -> None:
     one.handle(sealed("c", 4, 10), 0.0)
     assert one.tick(LOSS_GRACE_S).send == (ReadStored(SHARD, "mine"),), "and the table is not fenced"
     one.handle(Stored(SHARD, "mine", 0), 11.0)
-    joins = one.handle(Entries(SHARD, "b", 5, 0, 20, (entry(0, 0), entry(10, 1)), NO_PRODUCERS), 11.0).send
+    joins = one.handle(Entries(SHARD, "b", 5, 0, 20, KEPT, NO_PRODUCERS), 11.0).send
     assert {kept.producer for join in joins for kept in join.entries} == {"p"}
-    for id in "abc":
-        output = one.handle(Joined(SHARD, id, 5, 20), 11.0)
-    assert output.send[0].state.gaps == ()
+    state = opened(one, 20)
+    assert (state.accepted, state.gaps) == (0, ())
 
 
 def test_with_every_seal_there_is_nothing_to_wait_for() -> None:
@@ -401,7 +546,7 @@ def test_with_every_seal_there_is_nothing_to_wait_for() -> None:
 
 
 def test_a_first_epoch_has_nothing_to_lose() -> None:
-    one = Takeover(SHARD, "shard-0", "a", None, 0, (A, B, C), 2, "mine", gap=b"lost")
+    one = Takeover(SHARD, "shard-0", "a", None, 0, (A, B, C), 2, "mine", b"lost", accept_loss=True)
     assert claimed(one, 1) == (ReadStored(SHARD, "mine"),)
     joins = one.handle(Stored(SHARD, "mine", 0), 0.0).send
     assert {join.entries for join in joins} == {()}

@@ -311,17 +311,38 @@ def test_a_table_that_never_takes_the_fence_is_a_conflict(table: Table, answers:
     assert table.snapshot().fence("a") == 0
 
 
-def test_what_is_built_on_a_snapshot_from_before_the_fence_is_refused(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ringlog.storage.commit.ATTEMPTS", 1)
+def test_what_is_built_on_a_snapshot_from_before_the_fence_is_not_stored(table: Table) -> None:
     stale = table.commit(table.snapshot(), [flush(table, "a", 0, 10)])
-    table.fence("a", 7)
-    with pytest.raises(Conflict):
-        table.commit(stale, [flush(table, "a", 10, 5)])
+    fenced = table.fence("a", 7)
+    found = table.commit(stale, [flush(table, "a", 10, 5)])
+    assert (found.version, found.stored("a"), found.fence("a")) == (fenced.version, 10, 7), "refused, and given up"
     assert positions(table.commit(stale, [flush(table, "b", 0, 3)])) == {"a": list(range(10)), "b": [0, 1, 2]}
     leader = table.snapshot()
     assert positions(table.commit(leader, [flush(table, "a", 10, 5)]))["a"] == list(range(15)), "the new leader goes on"
+
+
+def test_of_a_commit_over_the_fence_of_one_shard_the_others_are_stored(table: Table) -> None:
+    stale = table.commit(table.snapshot(), [flush(table, "a", 0, 10)])
+    table.fence("a", 7)
+    found = table.commit(stale, [flush(table, "a", 10, 5), flush(table, "b", 0, 3)])
+    assert (found.stored("a"), found.stored("b")) == (10, 3)
+    assert positions(found) == {"a": list(range(10)), "b": [0, 1, 2]}
+
+
+def test_a_commit_that_arrived_before_the_fence_is_found_although_its_answer_was_lost(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = table.commit(table.snapshot(), [flush(table, "a", 0, 10)])
+    attempt = table._try
+
+    def overtaken(*arguments: Any) -> Exception | None:
+        attempt(*arguments)
+        table.fence("a", 7)
+        return TimeoutError("no answer")
+
+    monkeypatch.setattr(table, "_try", overtaken)
+    found = table.commit(stale, [flush(table, "a", 10, 5)])
+    assert (found.stored("a"), found.fence("a")) == (15, 7)
 
 
 def test_checkpoints_and_log_cleanup_keep_what_is_stored(table: Table) -> None:
