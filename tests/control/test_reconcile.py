@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import PATIENCE_S, leader_of
+from ringlog.control.reconcile import CALM_S, LEADERLESS_S, PATIENCE_S, leader_of
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -127,3 +127,40 @@ def test_a_leader_that_is_no_wished_member_does_not_go_on() -> None:
     one.decide(found, 0.0)
     (again,) = [takeover for takeover in one.decide(found, PATIENCE_S) if takeover.shard == "shard-0"]
     assert again == TakeOver("shard-0", "shard-0", ("shard-0", "shard-1", "shard-2"))
+
+
+def test_a_shard_that_was_led_before_hardly_waits_for_a_missing_member() -> None:
+    one = reconciler()
+    found = statuses({"shard-0", "shard-1"})
+    assert one.decide(found, 0.0) == []
+    assert {takeover.shard for takeover in one.decide(found, LEADERLESS_S)} == ALL
+
+
+def test_a_shard_that_was_never_led_waits_for_all_of_its_members_to_begin() -> None:
+    one = reconciler()
+    found = statuses({"shard-0", "shard-1"})
+    for status in found.values():
+        for kept in status["keeping"].values():
+            kept["promised"] = 0
+    one.decide(found, 0.0)
+    assert one.decide(found, LEADERLESS_S) == []
+    assert {takeover.shard for takeover in one.decide(found, PATIENCE_S)} == ALL
+
+
+def test_shards_without_a_leader_go_to_those_that_lead_least() -> None:
+    one = reconciler()
+    found = statuses({"shard-1", "shard-2"}, shard_1=("shard-1", 1, ALL), shard_2=("shard-1", 1, ALL))
+    one.decide(found, 0.0)
+    assert one.decide(found, LEADERLESS_S)[0] == TakeOver("shard-0", "shard-2", ("shard-1", "shard-2"))
+
+
+def test_when_all_is_calm_one_shard_at_a_time_goes_back_to_where_it_belongs() -> None:
+    one = reconciler()
+    found = statuses(ALL, shard_0=("shard-1", 4, ALL), shard_1=("shard-1", 1, ALL), shard_2=("shard-2", 1, ALL))
+    assert one.decide(found, 0.0) == []
+    assert one.decide(found, CALM_S - 1) == [], "not before it has been calm for a while"
+    (move,) = one.decide(found, CALM_S)
+    assert move == TakeOver("shard-0", "shard-0", ACTORS)
+    balanced = statuses(ALL, shard_0=("shard-0", 5, ALL), shard_1=("shard-2", 1, ALL), shard_2=("shard-1", 1, ALL))
+    assert one.decide(balanced, CALM_S + 1) == []
+    assert one.decide(balanced, 3 * CALM_S) == [], "each leads one: nothing is to be gained"

@@ -1,4 +1,4 @@
-"""The controller's decisions: which shard needs a take-over now, and by whom."""
+"""The controller's decisions: which shard needs a take-over now, and by whom. Safety needs nothing of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringlog.control.placement import members_of
+from ringlog.errors import Unavailable
+
+Statuses = Mapping[str, Mapping[str, Any]]
+"""What each shard actor that answers says of itself: what it leads, and what it keeps."""
 
 PATIENCE_S = 3.0
-"""How long a shard may be incomplete before it opens, or goes on, with fewer members than wished."""
+"""How long a shard may wait for a member before it begins, or goes on, with fewer than wished."""
+LEADERLESS_S = 0.2
+"""How long a shard that was led before may wait for one: callers wait with it."""
 BACKOFF_S = (0.5, 15.0)
+CALM_S = 10.0
+"""How long every shard must have been complete before a leader is moved for balance only."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,30 @@ class Reconciler:
         self._replicas = replicas
         self._quorum = quorum
         self._attempts: dict[str, _Attempts] = {}
+        self._calm_since: float | None = None
 
-    def decide(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> list[TakeOver]:
+    def decide(self, statuses: Statuses, now: float) -> list[TakeOver]:
         """The take-overs to try now. ``statuses`` are the answers of the actors that answered."""
-        return [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now))]
+        wanted = [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now))]
+        if self._attempts or len(statuses) < len(self.actors):
+            self._calm_since = None
+        elif self._calm_since is None:
+            self._calm_since = now
+        elif now - self._calm_since >= CALM_S:
+            wanted += self._balance(statuses)
+            self._calm_since = now
+        return wanted
+
+    def forced(self, shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> TakeOver:
+        """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
+        wished = members_of(shard, self.shards, self.actors, self._replicas)
+        alive = tuple(actor for actor in wished if actor in statuses)
+        if len(alive) < self._quorum:
+            raise Unavailable(
+                f"{shard} needs {self._quorum} of {', '.join(wished)} to go on with, and {len(alive)} of them answer: "
+                "start nodes for them first, with empty disks if need be"
+            )
+        return TakeOver(shard, alive[0], alive)
 
     def failed(self, shard: str, now: float) -> None:
         """A take-over was lost or is stuck: wait longer before the next."""
@@ -49,23 +77,68 @@ class Reconciler:
         attempts.next_at = now + attempts.pause_s
         attempts.pause_s = min(2 * attempts.pause_s, BACKOFF_S[1])
 
-    def _decide(self, shard: str, statuses: Mapping[str, Mapping[str, Any]], now: float) -> TakeOver | None:
-        wished = members_of(shard, self.shards, self.actors, self._replicas)
+    def wished(self, shard: str) -> tuple[str, ...]:
+        """The actors that should keep ``shard``, the one that should lead it first."""
+        return members_of(shard, self.shards, self.actors, self._replicas)
+
+    def _decide(self, shard: str, statuses: Statuses, now: float) -> TakeOver | None:
+        wished = self.wished(shard)
         alive = tuple(actor for actor in wished if actor in statuses)
         leader = leader_of(shard, statuses)
         complete = leader is not None and _members(shard, statuses[leader]) >= {
             _replica(shard, statuses[actor]) for actor in alive
         }
-        if leader is not None and complete:
+        if complete:
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
-        waited = now - attempts.absent_since >= PATIENCE_S
-        enough = len(alive) == len(wished) or (len(alive) >= self._quorum and waited)
-        if not enough or now < attempts.next_at or (leader is not None and not waited):
+        waited = now - attempts.absent_since
+        if leader is not None or _promised(shard, statuses) == 0:
+            ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))
+        else:
+            ready = waited >= LEADERLESS_S or len(alive) == len(wished)
+        if not ready or len(alive) < self._quorum or now < attempts.next_at:
             return None
         attempts.next_at = now + attempts.pause_s
-        return TakeOver(shard, leader if leader in alive else alive[0], alive)
+        if leader not in alive:
+            leader = min(alive, key=lambda actor: _led_by(actor, statuses, self.shards))
+        return TakeOver(shard, leader, alive)
+
+    def _balance(self, statuses: Statuses) -> list[TakeOver]:
+        """At most one move: of a shard to the actor that should lead it, which leads two fewer than its leader."""
+        for shard in self.shards:
+            leader, wished = leader_of(shard, statuses), self.wished(shard)
+            if leader is None or leader == wished[0]:
+                continue
+            if _led_by(leader, statuses, self.shards) >= _led_by(wished[0], statuses, self.shards) + 2:
+                return [TakeOver(shard, wished[0], wished)]
+        return []
+
+
+def leader_of(shard: str, statuses: Statuses) -> str | None:
+    """The actor that leads ``shard`` in the highest epoch; None when nobody says so.
+
+    A leader whose epoch is below what some replica has promised is over, even if it has not heard of that yet.
+    """
+    promised = _promised(shard, statuses)
+    leading = [
+        (status["leading"][shard]["epoch"], actor)
+        for actor, status in statuses.items()
+        if shard in status["leading"] and status["leading"][shard]["epoch"] >= promised
+    ]
+    return max(leading)[1] if leading else None
+
+
+def _promised(shard: str, statuses: Statuses) -> int:
+    """The highest epoch that any replica of the shard has promised."""
+    return max(
+        (status["keeping"][shard]["promised"] for status in statuses.values() if shard in status["keeping"]), default=0
+    )
+
+
+def _led_by(actor: str, statuses: Statuses, shards: Sequence[str]) -> int:
+    """How many shards the actor leads."""
+    return sum(leader_of(shard, statuses) == actor for shard in shards)
 
 
 def _members(shard: str, status: Mapping[str, Any]) -> set[str]:
@@ -77,19 +150,3 @@ def _replica(shard: str, status: Mapping[str, Any]) -> str | None:
     """The id that the actor's journal of the shard has now; a journal that was lost comes back as somebody new."""
     kept = status["keeping"].get(shard)
     return kept["id"] if kept else None
-
-
-def leader_of(shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The actor that leads ``shard`` in the highest epoch; None when nobody says so.
-
-    A leader whose epoch is below what some replica has promised is over, even if it has not heard of that yet.
-    """
-    promised = max(
-        (status["keeping"][shard]["promised"] for status in statuses.values() if shard in status["keeping"]), default=0
-    )
-    leading = [
-        (status["leading"][shard]["epoch"], actor)
-        for actor, status in statuses.items()
-        if shard in status["leading"] and status["leading"][shard]["epoch"] >= promised
-    ]
-    return max(leading)[1] if leading else None

@@ -34,7 +34,7 @@ from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_bo
 
 RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""
-GRACE_S = 0.5
+GRACE_S = 0.15
 """How long a takeover that could go on waits for the members that have not answered yet."""
 LOSS_GRACE_S = 10.0
 """How long a takeover that may accept a loss waits for them."""

@@ -1,0 +1,81 @@
+"""What each shard actor said of itself last, asked for all the time; one that is stopped holds up nobody else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ringlog.errors import RinglogError
+
+_logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.3
+SILENCE_S = 2.0
+"""An actor that has not answered for so long counts as gone. Being wrong costs an epoch, never a record."""
+
+
+class Remote(Protocol):
+    """An actor elsewhere."""
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        """Its answer. Raises `Unavailable` when there is none in time, and whatever ringlog error the method raised."""
+
+
+class Heartbeats:
+    """One thread for each actor asks for its status; ``changed`` is set when one comes, goes or leads another epoch."""
+
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def watch(self, name: str, actor: Remote) -> None:
+        """Begin to ask ``actor``; an actor of the same ``name`` is asked no more."""
+        thread = threading.Thread(target=self._ask, args=(name, actor), name=f"ringlog-heart-{name}", daemon=True)
+        self._threads[name] = thread
+        thread.start()
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Of those that answer."""
+        now = time.monotonic()
+        with self._lock:
+            return {name: status for name, (heard, status) in self._heard.items() if now - heard < SILENCE_S}
+
+    def close(self) -> None:
+        """End all the threads."""
+        self._closed.set()
+        for thread in self._threads.values():
+            thread.join()
+
+    def _ask(self, name: str, actor: Remote) -> None:
+        while not self._closed.is_set() and self._threads[name] is threading.current_thread():
+            began = time.monotonic()
+            try:
+                self._note(name, actor.call("status", timeout_s=SILENCE_S))
+            except RinglogError as error:
+                _logger.debug("%s does not answer: %s", name, error)
+                self._note(name, None)
+            self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
+
+    def _note(self, name: str, status: dict[str, Any] | None) -> None:
+        with self._lock:
+            before = self._heard.pop(name, None)
+            if status is not None:
+                self._heard[name] = (time.monotonic(), status)
+        if _leads(before[1] if before else None) != _leads(status):
+            self._changed.set()
+
+
+def _leads(status: Mapping[str, Any] | None) -> object:
+    """What of a status decides whether anything is to be done."""
+    if status is None:
+        return None
+    return (
+        {shard: led["epoch"] for shard, led in status["leading"].items()},
+        {shard: (kept["id"], kept["promised"]) for shard, kept in status["keeping"].items()},
+    )
