@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util import get_node_ip_address
 
-from ringlog.actors.controller import Controller
+from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.router import Router
 from ringlog.actors.shard import Place, ShardHost
-from ringlog.control import shard_names
+from ringlog.control import condition_of, shard_names
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, RinglogError, Unavailable
-from ringlog.metadata import open_store
+from ringlog.metadata import MetadataStore, open_store, read_decided
 from ringlog.metadata.records import PIPELINE_KEY
+from ringlog.replication import ShardState
 from ringlog.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ NAMESPACE = "ringlog"
 CONTROLLER, ROUTER = "controller", "router"
 START_DEADLINE_S = 60.0
 CALL_DEADLINE_S = 10.0
+DECIDED_DEADLINE_S = 3.0
 _POLL_S = 0.1
 
 
@@ -86,8 +88,10 @@ class _ShardActor:
     def replica_id(self, shard: str) -> str:
         return self._host.replica_id(shard)
 
-    def take_over(self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str]) -> int:
-        return self._host.take_over(shard, [Place(*place) for place in places], locations)
+    def take_over(
+        self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str], accept_loss: bool
+    ) -> int:
+        return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
 
     def flush(self, timeout_s: float) -> dict[str, int]:
         return self._host.flush(timeout_s)
@@ -234,6 +238,7 @@ class Cluster:
         chosen = controller.call("chosen", timeout_s=START_DEADLINE_S)
         self.settings = Settings(**chosen)
         self.token: str = controller.call("token")
+        self._store: MetadataStore | None = None
 
     def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:
         """The newest routes, as plain values."""
@@ -264,9 +269,26 @@ class Cluster:
         self._controller.call("flush", timeout_s, timeout_s=timeout_s + CALL_DEADLINE_S)
 
     def status(self) -> dict[str, Any]:
-        """Every shard and shard actor."""
+        """Every shard and shard actor, and what the metadata store says of the shards."""
+        settings = self.settings
         found: dict[str, Any] = self._controller.call("status")
-        return {"root": self.settings.root, "journal_dir": self.settings.journal_dir, **found}
+        decided, trouble = self._decided(found["shards"])
+        for shard, one in found["shards"].items():
+            one.update(condition_of(shard, found["actors"], decided.get(shard), settings.replicas))
+        return {"root": settings.root, "journal_dir": settings.journal_dir, "metadata_trouble": trouble, **found}
+
+    def accept_loss(self, shard: str) -> int:
+        """Open ``shard`` without the members that do not answer; see `Controller.accept_loss`."""
+        epoch: int = self._controller.call("accept_loss", shard, timeout_s=ACCEPT_LOSS_DEADLINE_S)
+        return epoch
+
+    def _decided(self, shards: Iterable[str]) -> tuple[dict[str, ShardState], str | None]:
+        settings = self.settings
+        try:
+            self._store = self._store or open_store(settings.root, settings.storage_options(), settings.metadata)
+        except ConfigurationError as error:  # a client may do without what the actors need
+            return {}, str(error)
+        return read_decided(self._store, shards, DECIDED_DEADLINE_S)
 
     def stop(self) -> None:
         """Close the journals and end the actors. What was not archived waits in the journals for the next start."""

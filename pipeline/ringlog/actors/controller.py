@@ -8,24 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
+from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.control import Reconciler, TakeOver
 from ringlog.control.reconcile import leader_of
-from ringlog.errors import RinglogError, Unavailable
+from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
+from ringlog.replication.takeover import LOSS_GRACE_S
 
 _logger = logging.getLogger(__name__)
 
-HEARTBEAT_S = 0.5
 CALL_DEADLINE_S = 3.0
 TAKEOVER_DEADLINE_S = 20.0
-
-
-class Remote(Protocol):
-    """An actor elsewhere."""
-
-    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """Its answer. Raises `Unavailable` when there is none in time, and whatever ringlog error the method raised."""
+ACCEPT_LOSS_DEADLINE_S = 90.0
+"""Longer than a try that is under way, and then one that waits for members that may be lost."""
 
 
 class Controller:
@@ -45,8 +41,11 @@ class Controller:
         self._summon = summon
         self._shards: dict[str, Remote] = {}
         self._trouble: dict[str, str] = {}
-        self._busy: set[str] = set()
+        self._busy: set[str] = set()  # shards that are taken over just now, one try at a time
+        self._ended = threading.Condition()
         self._closed = threading.Event()
+        self._changed = threading.Event()
+        self._heartbeats = Heartbeats(self._changed)
         self._calls = ThreadPoolExecutor(2 * len(actors) + 2, thread_name_prefix="ringlog-call")
         self._thread = threading.Thread(target=self._run, name="ringlog-controller", daemon=True)
 
@@ -62,7 +61,7 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
-        statuses, trouble = self._observe(), dict(self._trouble)
+        statuses, trouble = self._heartbeats.statuses(), dict(self._trouble)
         shards = {}
         for shard in self._reconciler.actors:
             leader = leader_of(shard, statuses)
@@ -87,10 +86,32 @@ class Controller:
             raise Unavailable("; ".join(errors))
         return stored
 
+    def accept_loss(self, shard: str) -> int:
+        """Open ``shard`` without the members that do not answer: what only they hold is given up. Returns the epoch.
+
+        Raises `Conflict` where it is led and so nothing is to be given up, and `Unavailable`, saying what is missing.
+        """
+        if shard not in self._reconciler.shards:
+            raise ConfigurationError(f"there is no {shard}: the shards are {', '.join(self._reconciler.shards)}")
+        if not self._begin_try(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2):
+            raise Unavailable(f"a takeover of {shard} does not come to its end: try again")
+        try:
+            statuses = self._heartbeats.statuses()
+            leader = leader_of(shard, statuses)
+            if leader is not None:
+                raise Conflict(f"{shard} is led by {leader}: nothing was given up. Look again with `ringlog recover`")
+            epoch = self._lead(self._reconciler.forced(shard, statuses), statuses, accept_loss=True)
+            self._trouble.pop(shard, None)
+            return epoch
+        finally:
+            self._end_try(shard)
+
     def close(self) -> None:
         """Let every shard actor close its journals."""
         self._closed.set()
+        self._changed.set()
         self._thread.join()
+        self._heartbeats.close()
         for call in [
             self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in self._shards.values()
         ]:
@@ -101,37 +122,23 @@ class Controller:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            began = time.monotonic()
+            self._changed.clear()
             try:
                 self._round()
             except RinglogError as error:
                 _logger.warning("this round of the controller failed; the next one begins anew: %s", error)
-            self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
+            self._changed.wait(HEARTBEAT_S)
 
     def _round(self) -> None:
         for actor in self._reconciler.actors:
             if actor not in self._shards:
                 self._shards[actor] = self._summon(actor)
-        statuses = self._observe()
+                self._heartbeats.watch(actor, self._shards[actor])
+        statuses = self._heartbeats.statuses()
         self._publish(statuses)
         for takeover in self._reconciler.decide(statuses, time.monotonic()):
-            if takeover.shard not in self._busy:
-                self._busy.add(takeover.shard)
+            if self._begin_try(takeover.shard):
                 self._calls.submit(self._take_over, takeover, statuses)
-
-    def _observe(self) -> dict[str, dict[str, Any]]:
-        """The status of every shard actor that answers in time."""
-        calls = {
-            actor: self._calls.submit(shard.call, "status", timeout_s=CALL_DEADLINE_S)
-            for actor, shard in list(self._shards.items())
-        }
-        statuses: dict[str, dict[str, Any]] = {}
-        for actor, call in calls.items():
-            try:
-                statuses[actor] = call.result()
-            except RinglogError as error:
-                _logger.debug("%s does not answer: %s", actor, error)
-        return statuses
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         leaders, committed = {}, {}
@@ -151,17 +158,37 @@ class Controller:
     def _take_over(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         shard = takeover.shard
         try:
-            locations = {actor: status["location"] for actor, status in statuses.items()}
-            places = []
-            for actor in takeover.members:
-                id = self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
-                places.append((id, actor, locations[actor]))
-            candidate = self._shards[takeover.candidate]
-            candidate.call("take_over", shard, places, locations, timeout_s=TAKEOVER_DEADLINE_S)
+            self._lead(takeover, statuses)
             self._trouble.pop(shard, None)
         except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
             self._trouble[shard] = f"{type(error).__name__}: {error}"
             _logger.warning("%s could not be taken over and will be tried again: %s", shard, error)
             self._reconciler.failed(shard, time.monotonic())
         finally:
+            self._end_try(shard)
+
+    def _lead(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], accept_loss: bool = False) -> int:
+        """Let the candidate lead; the epoch. Raises whatever kept it from that."""
+        shard = takeover.shard
+        locations = {actor: status["location"] for actor, status in statuses.items()}
+        places = []
+        for actor in takeover.members:
+            id = self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
+            places.append((id, actor, locations[actor]))
+        deadline_s = TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0)
+        candidate = self._shards[takeover.candidate]
+        epoch: int = candidate.call("take_over", shard, places, locations, accept_loss, timeout_s=deadline_s)
+        return epoch
+
+    def _begin_try(self, shard: str, wait_s: float = 0.0) -> bool:
+        """Whether ``shard`` is the caller's to take over, until `_end_try`; waits for the try of another."""
+        with self._ended:
+            free = self._ended.wait_for(lambda: shard not in self._busy, wait_s)
+            if free:
+                self._busy.add(shard)
+            return free
+
+    def _end_try(self, shard: str) -> None:
+        with self._ended:
             self._busy.discard(shard)
+            self._ended.notify_all()

@@ -25,6 +25,7 @@ from ringlog.actors.archiver import Archiver, Unflushed
 from ringlog.actors.followers import Followers
 from ringlog.actors.participants import HostedParticipant
 from ringlog.actors.payloads import gap_record, invalid, rows
+from ringlog.actors.status import parts
 from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, RinglogError, Unavailable
 from ringlog.metadata import MetadataStore
 from ringlog.metadata.records import shard_key, shard_state_from_bytes, shard_state_to_bytes
@@ -47,6 +48,7 @@ from ringlog.replication import (
     Stored,
     Unanswered,
 )
+from ringlog.replication.takeover import LOSS_GRACE_S
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import Settings
 from ringlog.storage import Table
@@ -158,7 +160,7 @@ class ShardHost:
         self._call(lambda: self._participant(shard))
         self._inbox.put(lambda: self._drive(shard, begin))
         try:
-            return future.result(TAKEOVER_DEADLINE_S)
+            return future.result(TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0))
         except TimeoutError:
             raise Unavailable(
                 f"the takeover of {shard} waits for {self._call(lambda: self._waits_for(shard))}"
@@ -453,38 +455,10 @@ class ShardHost:
             self._trimmed.notify_all()
 
     def _status(self) -> dict[str, Any]:
-        leading = {
-            shard: {
-                "epoch": leader.epoch,
-                "end": leader.end,
-                "committed": leader.committed,
-                "archived": leader.trimmed,
-                "held_bytes": leader.held_bytes,
-                "members": {
-                    member.actor: {"id": member.id, "end": leader.ends()[member.id]} for member in leader.members
-                },
-                "quorum": leader.quorum,
-                "producers": len(leader.producers),
-            }
-            for shard in self._participants
-            if (leader := self._leader(shard)) is not None
-        }
-        keeping = {
-            shard: {
-                "id": replica.id,
-                "promised": replica.promised,
-                "log_epoch": replica.log_epoch,
-                "trimmed": replica.trimmed,
-                "end": replica.end,
-            }
-            for shard, hosted in self._participants.items()
-            if (replica := hosted.core.replica)
-        }
         return {
             "actor": self.actor,
             "location": self.location,
-            "leading": leading,
-            "keeping": keeping,
+            **parts({shard: hosted.core for shard, hosted in self._participants.items()}),
             "appended_bytes": self._appended_bytes,
             "archive_trouble": self._archiver.trouble,
         }

@@ -60,14 +60,14 @@ class Reconciler:
             self._calm_since = now
         return wanted
 
-    def forced(self, shard: str, statuses: Mapping[str, Mapping[str, Any]]) -> TakeOver:
+    def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
-        wished = members_of(shard, self.shards, self.actors, self._replicas)
+        wished = self.wished(shard)
         alive = tuple(actor for actor in wished if actor in statuses)
         if len(alive) < self._quorum:
             raise Unavailable(
                 f"{shard} needs {self._quorum} of {', '.join(wished)} to go on with, and {len(alive)} of them answer: "
-                "start nodes for them first, with empty disks if need be"
+                "give them nodes first, with empty disks if need be"
             )
         return TakeOver(shard, alive[0], alive)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ringlog.errors import ConfigurationError
+from ringlog.metadata.decided import read_decided
 from ringlog.metadata.file import FileStore
 from ringlog.metadata.memory import MemoryStore
 from ringlog.metadata.s3 import S3Store
 from ringlog.metadata.store import MetadataStore, Versioned
 from ringlog.settings import local_path
 
-__all__ = ["FileStore", "MemoryStore", "MetadataStore", "S3Store", "Versioned", "open_store"]
+__all__ = ["FileStore", "MemoryStore", "MetadataStore", "S3Store", "Versioned", "open_store", "read_decided"]
 
 FOLDER = "_ringlog/metadata"
 

@@ -1,0 +1,196 @@
+"""A shard that lost a majority of its journals, under a controller: it says so, waits, and opens when the loss is accepted."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from actors.test_shard import SHARD, WITHIN_S, Client, Trio, eventually
+from ringlog.actors import controller as controllers
+from ringlog.actors.controller import Controller
+from ringlog.actors.shard import Place, ShardHost
+from ringlog.control import condition_of
+from ringlog.errors import ConfigurationError, Conflict, Unavailable
+from ringlog.metadata import open_store, read_decided
+from ringlog.query.search import Filter
+from ringlog.query.tail import Followed, tail
+from ringlog.wire import follow
+
+
+class Remote:
+    """A host of this process, called as an actor elsewhere is."""
+
+    def __init__(self, host: ShardHost) -> None:
+        self._host = host
+        self.tries: list[bool] = []
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        if method == "take_over":
+            shard, places, locations, accept_loss = arguments
+            self.tries.append(accept_loss)
+            return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
+        return getattr(self._host, method)(*arguments)
+
+
+class Router:
+    """Nobody asks for routes here."""
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> None:
+        assert method == "publish"
+
+
+class Watched:
+    """Three hosts under a controller, with what an operator sees of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trio = Trio(folder)
+        self.remotes = {actor: Remote(host) for actor, host in self.trio.hosts.items()}
+        self.controller = Controller(list(self.remotes), 3, 2, self.remotes.__getitem__, Router())
+        self.controller.begin(None)
+
+    def status(self, shard: str = SHARD) -> dict[str, Any]:
+        found = self.controller.status()
+        store = open_store(self.trio.settings.root, {})
+        decided, trouble = read_decided(store, found["shards"], WITHIN_S)
+        assert trouble is None
+        return {**found["shards"][shard], **condition_of(shard, found["actors"], decided.get(shard), 3)}
+
+    def await_condition(self, condition: str, shard: str = SHARD) -> dict[str, Any]:
+        eventually(lambda: self.status(shard)["condition"] == condition)
+        return self.status(shard)
+
+    def leader(self) -> ShardHost:
+        return self.trio.hosts[self.status()["leader"]]
+
+    def close(self) -> None:
+        self.controller._closed.set()
+        self.controller._changed.set()
+        self.controller._thread.join()
+        self.controller._heartbeats.close()
+        self.trio.close()
+
+
+class Following:
+    """The source of a `tail` that follows one shard of these hosts from its first record on."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+
+    def shards(self) -> tuple[str, ...]:
+        return (SHARD,)
+
+    def follow(self, shard: str, start: int | None) -> Followed:
+        reply, stop = follow(self._watched.leader().location, "token", shard, start or 0)
+        return Followed(reply.base, reply.batches, stop)
+
+    def archived(self, shard: str, start: int, end: int) -> Iterator[Any]:
+        raise AssertionError("nothing is archived before it is read here")
+
+
+@pytest.fixture
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """Ten records are acknowledged; then two of the three journals of their shard are gone."""
+    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 2.0)
+    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 0.2)
+    monkeypatch.setattr("ringlog.control.reconcile.BACKOFF_S", (0.1, 0.1))
+    first = Watched(tmp_path)
+    for shard in ("shard-0", "shard-1", "shard-2"):
+        first.await_condition("complete", shard)
+    Client(first.leader()).submit(0)
+    first.close()
+    for actor in ("shard-0", "shard-1"):
+        shutil.rmtree(tmp_path / "journals" / actor / SHARD)
+    second = Watched(tmp_path)
+    yield second
+    second.close()
+
+
+def test_without_a_word_of_the_operator_it_stays_unavailable_and_says_why(lost: Watched) -> None:
+    found = lost.await_condition("unavailable")
+    assert (found["leader"], found["answering"], found["needed"], found["gaps"]) == (None, 1, 2, [])
+    assert [(one["actor"], one["why"]) for one in found["missing"]] == [
+        ("shard-0", "another journal"),
+        ("shard-1", "another journal"),
+    ]
+    eventually(lambda: "1 of 2 needed seals; no answer from shard-0, shard-1" in (lost.status()["waits_for"] or ""))
+    eventually(lambda: "1 of 2 needed seals" in (lost.status()["trouble"] or ""))
+    assert lost.await_condition("complete", "shard-1")["gaps"] == [], "the others are as they were"
+
+
+def test_an_accepted_loss_opens_it_with_a_gap_that_every_reader_shows(lost: Watched) -> None:
+    lost.await_condition("unavailable")
+    epoch = lost.controller.accept_loss(SHARD)
+    found = lost.await_condition("complete")
+    assert (found["epoch"], found["gaps"], found["trouble"]) == (epoch, [[epoch, 10]], None)
+    with pytest.raises(Conflict, match="nothing was given up"):
+        lost.controller.accept_loss(SHARD)
+
+    live = tail(Following(lost), Filter(None, None, None, None, None, None, {}))
+    rows = [row for batch in (next(live), next(live)) for row in batch.to_pylist()]
+    live.close()  # type: ignore[attr-defined]
+    below, (gap,) = rows[:10], rows[10:]
+    assert [row["record_offset"] for row in below] == list(range(10)), "what was acknowledged and is still there"
+    assert (gap["event_name"], gap["record_offset"], gap["shard"]) == ("ringlog.gap", 10, SHARD)
+
+    leader = lost.leader()
+    assert Client(leader, epoch, producer="q").submit(0, since=11).start == 11, "it goes on above the gap"
+    assert leader.flush(WITHIN_S)[SHARD] == 21
+    columns = ["record_offset", "event_name", "severity_text"]
+    stored = DeltaTable(lost.trio.settings.table_url).to_pyarrow_table(columns=columns).to_pylist()
+    gaps = [(row["record_offset"], row["severity_text"]) for row in stored if row["event_name"] == "ringlog.gap"]
+    assert gaps == [(10, "FATAL")]
+    assert sorted(row["record_offset"] for row in stored) == list(range(21))
+
+
+def test_only_one_try_runs_at_a_time(lost: Watched) -> None:
+    """The controller goes on trying meanwhile; its tries and the operator's do not outrun one another."""
+    lost.await_condition("unavailable")
+    eventually(lambda: SHARD in lost.controller._busy)
+    epoch = lost.controller.accept_loss(SHARD)
+    tries = [accepted for remote in lost.remotes.values() for accepted in remote.tries if accepted]
+    assert tries == [True], "it was tried once, and nothing came in between"
+    lost.await_condition("complete")
+    assert lost.status()["gaps"] == [[epoch, 10]]
+
+
+def test_a_try_that_never_ends_is_told(lost: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers, "ACCEPT_LOSS_DEADLINE_S", 0.0)
+    lost.await_condition("unavailable")
+    eventually(lambda: SHARD in lost.controller._busy)
+    with pytest.raises(Unavailable, match="does not come to its end"):
+        lost.controller.accept_loss(SHARD)
+
+
+def test_a_shard_that_is_led_or_unknown_is_left_alone(tmp_path: Path) -> None:
+    well = Watched(tmp_path)
+    well.await_condition("complete")
+    epoch = well.status()["epoch"]
+    with pytest.raises(Conflict, match="nothing was given up"):
+        well.controller.accept_loss(SHARD)
+    with pytest.raises(ConfigurationError, match="there is no shard-7: the shards are shard-0, shard-1, shard-2"):
+        well.controller.accept_loss("shard-7")
+    assert (well.status()["epoch"], well.status()["gaps"]) == (epoch, [])
+    well.close()
+
+
+def test_a_store_that_is_away_is_told_and_holds_nobody_up() -> None:
+    class Away:
+        def __init__(self) -> None:
+            self.back = threading.Event()
+
+        def get(self, key: str) -> None:
+            if key.endswith("shard-0"):
+                raise Unavailable("no route")
+            assert self.back.wait(WITHIN_S)
+
+    store: Any = Away()
+    decided, trouble = read_decided(store, ["shard-0", "shard-1"], 0.1)
+    assert (decided, trouble) == ({}, "the metadata store gives no answer in 0.1 s")
+    store.back.set()
+    assert read_decided(store, ["shard-0"], WITHIN_S) == ({}, "the metadata store cannot be read: no route")
