@@ -135,8 +135,18 @@ def test_a_tail_that_was_trimmed_beyond_the_table_is_corruption() -> None:
 def test_a_table_without_its_metadata_is_not_guessed_over() -> None:
     one = takeover(None)
     claimed(one, 1)
+    (question,) = one.handle(Stored(SHARD, "mine", 40), 0.0).send
+    assert question == ReadState(SHARD, "mine")
     with pytest.raises(Violation, match="_ringlog"):
-        one.handle(Stored(SHARD, "mine", 40), 0.0)
+        one.handle(Standing(SHARD, "mine", one._claim().state, 1), 0.0)
+
+
+def test_a_first_takeover_that_reads_the_table_when_later_ones_have_gone_on_is_lost() -> None:
+    one = takeover(None)
+    claimed(one, 1)
+    one.handle(Stored(SHARD, "mine", 40), 0.0)
+    one.handle(Standing(SHARD, "mine", replace(OPEN, epoch=9, nonce="later"), 30), 0.0)
+    assert one.phase == "lost"
 
 
 def joining() -> tuple[Takeover, tuple[Join, ...]]:

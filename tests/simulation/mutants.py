@@ -354,7 +354,7 @@ MUTANTS = (
     Mutant(
         "a table that is ahead stops a late takeover",
         "ringlog.replication.takeover",
-        "if self._stored > self._best.end:",
+        "if self._stored > (self._best.end if self._best else 0):",
         "if False:",
         Seeds(43, {"duel": 0.4, "table slow": 0.4, "table failing": 0.3, "membership": 0.3}),
     ),
@@ -602,5 +602,12 @@ MUTANTS = (
         "if any(self._changed.get(piece.shard, 0) > base.number for piece in pieces):",
         "if False:",
         Seeds(41, {"table unknown": 0.4, "duel": 0.3}),
+    ),
+    Mutant(
+        "a table that is ahead stops a late first takeover",
+        "ringlog.replication.takeover",
+        "if self._stored > (self._best.end if self._best else 0):",
+        "if self._best and self._stored > self._best.end:",
+        Directed("a_table_that_is_ahead_of_a_first_takeover_means_that_it_is_late"),
     ),
 )

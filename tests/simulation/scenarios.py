@@ -178,6 +178,18 @@ def a_table_that_is_ahead_of_a_takeover_means_that_it_is_late() -> None:
     assert one.phase == "lost"
 
 
+def a_table_that_is_ahead_of_a_first_takeover_means_that_it_is_late() -> None:
+    """Found by seed 26,207: it had waited for the table since epoch 1, and read it when later epochs had archived."""
+    from ringlog.replication import ReadState, ShardState, Standing, Stored, Takeover
+
+    one = Takeover(SHARD, "x", "x", None, 0, _members(), 2, "mine", b"gap")
+    (claim,) = one.start(0.0).send
+    one.handle(Standing(SHARD, "mine", claim.state, 1), 0.0)
+    assert one.handle(Stored(SHARD, "mine", 9), 0.0).send == (ReadState(SHARD, "mine"),)
+    one.handle(Standing(SHARD, "mine", ShardState(SHARD, 9, "open", "z", "later", _members(), 2), 30), 0.0)
+    assert one.phase == "lost"
+
+
 def _joining(**found: Any) -> tuple[Any, Any]:
     from ringlog.replication import NO_PRODUCERS, Entries, Stored
 

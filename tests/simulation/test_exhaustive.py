@@ -79,6 +79,18 @@ def _late_join_cuts(patch):
     patch.setattr(Replica, "_join", cutting)
 
 
+def _late_fetch_is_answered(patch):
+    fetch = Replica._fetch
+
+    def answering(self, message):
+        log_epoch, self.log_epoch = self.log_epoch, 0
+        output = fetch(self, message)
+        self.log_epoch = log_epoch
+        return output
+
+    patch.setattr(Replica, "_fetch", answering)
+
+
 def _empty_disk_votes(patch):
     patch.setattr(exhaustive, "new_id", lambda id: id)
 
@@ -111,6 +123,7 @@ BUGS = [
     (_late_join_cuts, SMALL, "SL-2"),
     (_empty_disk_votes, SMALL, "SL-9"),
     (_archives_what_is_not_committed, ARCHIVING, "SL-6"),
+    (_late_fetch_is_answered, ARCHIVING, "SL-6"),
     (_producers_are_lost, ARCHIVING, "SL-4"),
 ]
 

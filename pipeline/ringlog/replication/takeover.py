@@ -262,13 +262,21 @@ class Takeover:
             return self._seal_former(now)
         if self.phase == "accept":
             return self._took_acceptance(state, now)
-        if self.phase == "verify" and self._best is not None:  # nobody has gone on, so this cannot be
-            invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
-            return NOTHING
+        if self.phase == "verify":
+            return self._nobody_went_on()
         if state.state != "open":  # our open did not arrive yet: an open is not walked away from
             return self._output((self._opening(),), now)
         self.phase = "done"
         self.opened = Opened(state, version, self._stored, self._entries, self._producers)
+        return NOTHING
+
+    def _nobody_went_on(self) -> Output:
+        """And yet the table holds more than the members: that cannot be."""
+        if self._best is None:
+            known = "no member (if the folder `_ringlog` of the root was removed, put it back, or choose another root)"
+            invariants.kept(f"{self.shard}, of which the metadata store knows {known},", self._stored, 0)
+        else:
+            invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         return NOTHING
 
     def _seal_former(self, now: float) -> Output:
@@ -337,19 +345,13 @@ class Takeover:
             # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
             self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
-        if not self.former:
-            invariants.kept(
-                f"what the table holds of {self.shard}, of which the metadata store knows no member (if its `_ringlog` "
-                "folder was removed, put it back, or choose another root)",
-                self._stored,
-                0,
-            )
-            return self._join_all(now)
-        self._best = best(self._sealed.values())
-        if self._stored > self._best.end:
-            # A later epoch has opened and archived, and this one is lost; or else what the sealed members held is.
+        self._best = best(self._sealed.values()) if self._sealed else None
+        if self._stored > (self._best.end if self._best else 0):
+            # A later epoch has opened and archived, and this one is lost; or else what the members held is.
             self.phase = "verify"
             return self._output((ReadState(self.shard, self.nonce),), now)
+        if self._best is None:  # the first epoch
+            return self._join_all(now)
         invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         self.phase = "fetch"
         return self._output(self._fetches(), now)
