@@ -285,6 +285,12 @@ def a_leader_outside_of_the_members_hands_over() -> None:
     assert one.decide(statuses, 100.0) == [TakeOver("s", "a", ("a", "b", "c"))]
 
 
+def a_failure_of_a_shard_that_is_well_again_is_no_error() -> None:
+    from ringlog.control import Reconciler
+
+    Reconciler(("s",), ("a", "b", "c"), 3, 2).failed("s", 0.0)
+
+
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
     for name, scenario in list(globals().items())
