@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ringlog.errors import ConfigurationError, Unavailable
+from ringlog.settings import local_path
 from ringlog.storage.objects import Objects
 
 
@@ -34,6 +35,20 @@ def test_what_is_written_is_read_listed_and_replaced_whole(objects: Objects) -> 
     assert objects.exists("a/b.bin")
     assert not objects.exists("a")
     objects.sync("a/b.bin", "c.bin")
+
+
+def test_only_one_creator_wins_and_what_is_removed_leaves_nothing(objects: Objects) -> None:
+    objects.create("a/b/c.bin", b"first")
+    with pytest.raises(FileExistsError):
+        objects.create("a/b/c.bin", b"second")
+    assert objects.read("a/b/c.bin") == b"first"
+    objects.write("a/d.bin", b"")
+    objects.remove("a/b/c.bin")
+    objects.remove("a/b/c.bin")
+    assert objects.list() == ["a/d.bin"]
+    folder = local_path(objects.url)
+    assert folder is None or not (Path(folder) / "a" / "b").exists()
+    objects.create("a/b/c.bin", b"third")
 
 
 def test_an_absent_object_is_named(objects: Objects) -> None:

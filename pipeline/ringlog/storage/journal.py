@@ -16,7 +16,6 @@ new id.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import logging
 import os
 import shutil
@@ -63,8 +62,10 @@ ENTRY_SCHEMA = pa.schema(
 LOCK_WAIT_S = 5.0
 """How long a restarted actor waits for the process before it to be gone."""
 
-_STATE = "state.json"
-_SUFFIX = ".arrows"
+STATE = "state.json"
+SUFFIX = ".arrows"
+LOST = "lost-"
+"""Begins the names of the folders in which what did not read back is kept."""
 _MARKER = b"\xff\xff\xff\xff"  # begins every message of an Arrow stream, at a multiple of 8
 _ALIGNMENT = 8
 
@@ -138,7 +139,7 @@ class Journal:
     def _rotate(self, start: int) -> None:
         self.sync()
         self._close_file()
-        path = self.folder / f"{self._generation:08d}-{start:020d}{_SUFFIX}"
+        path = self.folder / f"{self._generation:08d}-{start:020d}{SUFFIX}"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         self._size = 0
         self._write(ENTRY_SCHEMA.serialize())
@@ -153,9 +154,8 @@ class Journal:
         self.sync()
         self._keep(trimmed=op.trimmed, boundaries=op.boundaries, producers=op.producers)
         paths = self._paths()
-        for path, following in itertools.pairwise(paths):
-            if _start_of(following) <= op.trimmed:  # the last file stays: it is the one being written
-                path.unlink()
+        for path in set(paths) - set(needed(paths, op.trimmed)):
+            path.unlink()
 
     def _replace(self, op: Replace) -> None:
         self.sync()
@@ -180,12 +180,12 @@ class Journal:
 
     def _write_state(self, kept: dict[str, Any]) -> None:
         body = orjson.dumps(kept)
-        unfinished = self.folder / f"{_STATE}.tmp"
+        unfinished = self.folder / f"{STATE}.tmp"
         with unfinished.open("wb") as file:
             file.write(orjson.dumps({"checksum": zlib.crc32(body), "state": kept}))
             file.flush()
             os.fsync(file.fileno())
-        unfinished.rename(self.folder / _STATE)
+        unfinished.rename(self.folder / STATE)
         _sync_folder(self.folder)
 
     def _load(self, shard: str, fsync: Fsync) -> ReplicaState:
@@ -239,31 +239,17 @@ class Journal:
 
     def _read(self) -> tuple[dict[str, Any] | None, tuple[Entry, ...]]:
         """What stands in the folder. Raises `CorruptionError`."""
-        kept = _read_state(self.folder / _STATE)
+        kept = read_state(self.folder / STATE)
         if kept is None:
             if self._paths(every_generation=True):
-                raise CorruptionError(f"{self.folder} has entries but no {_STATE}")
+                raise CorruptionError(f"{self.folder} has entries but no {STATE}")
             return None, ()
         self._generation = kept["generation"]
-        return kept, self._entries(kept["trimmed"])
-
-    def _entries(self, trimmed: int) -> tuple[Entry, ...]:
-        paths = self._paths()
-        entries: list[Entry] = []
-        end = trimmed
-        for path in paths:
-            for entry in read_entries(path, cut=path == paths[-1]):
-                if entry.end <= trimmed:
-                    continue
-                if entry.start != end:
-                    raise CorruptionError(f"{path}: an entry begins at {entry.start} where {end} is due")
-                end = entry.end
-                entries.append(entry)
-        return tuple(entries)
+        return kept, tuple(read_log(self._paths(), kept["trimmed"], cut=True))
 
     def _paths(self, every_generation: bool = False) -> list[Path]:
         pattern = "*" if every_generation else f"{self._generation:08d}-*"
-        return sorted(self.folder.glob(pattern + _SUFFIX))
+        return sorted(self.folder.glob(pattern + SUFFIX))
 
     def _remove_other_generations(self) -> None:
         for path in set(self._paths(every_generation=True)) - set(self._paths()):
@@ -272,19 +258,46 @@ class Journal:
     def _set_aside(self) -> None:
         """Keep the files for whoever wants to look, where nothing reads them: never again vote as who this was."""
         self._generation = 1
-        aside = self.folder / f"lost-{time.time_ns()}"
+        aside = self.folder / f"{LOST}{time.time_ns()}"
         aside.mkdir()
-        for path in [self.folder / _STATE, *self._paths(every_generation=True)]:
+        for path in [self.folder / STATE, *self._paths(every_generation=True)]:
             if path.exists():
                 shutil.move(path, aside)
         _sync_folder(self.folder)
 
 
-def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
+def needed(paths: Sequence[Path], trimmed: int) -> list[Path]:
+    """Those of the entry files ``paths`` that may hold anything from ``trimmed`` on.
+
+    The last is one of them: it is the one being written.
+    """
+    following = [*map(_start_of, paths[1:]), None]
+    return [path for path, start in zip(paths, following, strict=False) if start is None or start > trimmed]
+
+
+def read_log(paths: Sequence[Path], trimmed: int, *, cut: bool = False, skip: bool = False) -> Iterator[Entry]:
+    """The entries from ``trimmed`` on of the entry files ``paths``, which must follow on one another.
+
+    What a crash tore off the end of the last is dealt with as `read_entries` says.
+    """
+    end = trimmed
+    for path in paths:
+        last = path == paths[-1]
+        for entry in read_entries(path, cut=cut and last, skip=skip and last):
+            if entry.end <= trimmed:
+                continue
+            if entry.start != end:
+                raise CorruptionError(f"{path}: an entry begins at {entry.start} where {end} is due")
+            end = entry.end
+            yield entry
+
+
+def read_entries(path: Path, *, cut: bool = False, skip: bool = False) -> Iterator[Entry]:
     """The entries of one entry file, each checked.
 
-    With ``cut``, what a crash tore off the end is removed from the file. Raises `CorruptionError` for anything else
-    that does not read back: a bad spot with good entries behind it was not made by a crash.
+    With ``cut``, what a crash tore off the end is removed from the file; with ``skip``, it is only passed over. Raises
+    `CorruptionError` for anything else that does not read back: a bad spot with good entries behind it was not made by
+    a crash.
     """
     data = path.read_bytes()
     good = 0
@@ -295,14 +308,15 @@ def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
         good = message_end
     if good == len(data):
         return
-    if not cut or _any_entries(data, good):
+    if not (cut or skip) or _any_entries(data, good):
         raise CorruptionError(
             f"{path}: byte {good} begins something that is no entry, with entries behind it: the disk changed what was "
             "written"
         )
-    with path.open("r+b") as file:
-        file.truncate(good)
-        os.fsync(file.fileno())
+    if cut:
+        with path.open("r+b") as file:
+            file.truncate(good)
+            os.fsync(file.fileno())
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, list[Entry] | None]]:
@@ -350,7 +364,8 @@ def _encode(entries: Iterable[Entry]) -> pa.Buffer:
     return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA).serialize()
 
 
-def _read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> dict[str, Any] | None:
+    """What a ``state.json`` says; None where there is none. Raises `CorruptionError`."""
     if not path.exists():
         return None
     try:

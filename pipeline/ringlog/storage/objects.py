@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,19 @@ class Objects:
         with self._explained("write", path):
             self._store.write(path, data)
 
+    def create(self, path: str, data: bytes) -> None:
+        """Store ``data`` as ``path``. Raises `FileExistsError` where something is already, which then stays.
+
+        It may be one's own: on an object store, the answer to an earlier try can be lost.
+        """
+        with self._explained("create", path):
+            self._store.create(path, data)
+
+    def remove(self, path: str) -> None:
+        """Make ``path`` be gone, and the folders that held nothing else."""
+        with self._explained("remove", path):
+            self._store.remove(path)
+
     def read(self, path: str) -> bytes:
         """The bytes of ``path``. Raises `FileNotFoundError` where there is none."""
         with self._explained("read", path, absent=FileNotFoundError(f"{self.url}/{path} does not exist")):
@@ -71,7 +84,7 @@ class Objects:
         where = f"{self.url}/{path}"
         try:
             yield
-        except RinglogError:
+        except (RinglogError, FileExistsError):
             raise
         except FileNotFoundError as error:
             raise absent or ConfigurationError(
@@ -91,6 +104,8 @@ class _Store(Protocol):
     """What both kinds of store do; they raise `OSError` and its kinds."""
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None: ...
+    def create(self, path: str, data: bytes) -> None: ...
+    def remove(self, path: str) -> None: ...
     def read(self, path: str) -> bytes: ...
     def exists(self, path: str) -> bool: ...
     def sync(self, *paths: str) -> None: ...
@@ -104,6 +119,24 @@ class _Folder:
         self._root = root
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
+        self._place(path, data, Path.replace)
+
+    def create(self, path: str, data: bytes) -> None:
+        self._place(path, data, os.link)
+
+    def remove(self, path: str) -> None:
+        target = self._root / path
+        target.unlink(missing_ok=True)
+        for folder in target.parents:
+            if folder == self._root:
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break  # it holds something else, or somebody else has removed it
+
+    def _place(self, path: str, data: bytes | pa.Buffer, move: Callable[[Path, Path], object]) -> None:
+        """Write aside, ``move`` it to its name, and sync it all."""
         target = self._root / path
         for folder in reversed([target.parent, *target.parent.parents]):
             if not folder.exists():
@@ -115,10 +148,9 @@ class _Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(target)
-        except OSError:
+            move(unfinished, target)
+        finally:
             unfinished.unlink(missing_ok=True)
-            raise
         # Another process may have made these folders and not have synced them yet.
         for folder in [target.parent, *target.parent.parents]:
             _fsync(folder)
@@ -154,6 +186,23 @@ class _Bucket:
         body = data.to_pybytes() if isinstance(data, pa.Buffer) else data
         self._call("pipe_file", path, body, chunksize=_ONE_PUT_BYTES)
 
+    def create(self, path: str, data: bytes) -> None:
+        bucket, _, key = f"{self._prefix}/{path}".partition("/")
+        options = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
+        try:
+            self._answered("call_s3", "put_object", **options)
+        except OSError as error:
+            said = getattr(error.__cause__, "response", {})
+            if said.get("Error", {}).get("Code") == "PreconditionFailed":
+                raise FileExistsError(str(error)) from error
+            raise
+
+    def remove(self, path: str) -> None:
+        try:
+            self._call("rm_file", path)
+        except FileNotFoundError:
+            return  # it is gone
+
     def read(self, path: str) -> bytes:
         return bytes(self._call("cat_file", path))
 
@@ -171,10 +220,13 @@ class _Bucket:
         return [found[start:] for found in self._call("find", prefix)]
 
     def _call(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
+        return self._answered(name, f"{self._prefix}/{path}", *args, **kwargs)
+
+    def _answered(self, name: str, *args: Any, **kwargs: Any) -> Any:
         from botocore.exceptions import BotoCoreError, NoCredentialsError  # type: ignore[import-untyped]
 
         try:
-            return getattr(self._files, name)(f"{self._prefix}/{path}", *args, timeout=DEADLINE_S, **kwargs)
+            return getattr(self._files, name)(*args, timeout=DEADLINE_S, **kwargs)
         except NoCredentialsError as error:
             raise PermissionError(str(error)) from error
         except TimeoutError as error:
