@@ -1,11 +1,11 @@
-"""up, down, status: a pipeline on the Ray cluster that is there, or on a local one that stays."""
+"""up, down: a pipeline on the Ray cluster that is there, or on a local one that stays."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,8 +13,6 @@ import ringlog
 from ringlog.actors import cluster
 from ringlog.cli import show
 from ringlog.errors import ConfigurationError, Unavailable
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
 
 def up(
@@ -41,40 +39,6 @@ def down() -> None:
     show.console.print("ringlog is down; Ray still runs (`ray stop` ends a local one)")
 
 
-def status(json: Json = False) -> None:
-    """Every shard: leader, epoch, members, offsets, bytes that are not archived yet, and trouble."""
-    found = ringlog.status()
-    if json:
-        show.json_line(found)
-        return
-    show.console.print(f"root {found['root']}", highlight=False)
-    show.table(
-        ["shard", "leader", "epoch", "committed", "archived", "lag", "held bytes", "members", "trouble"],
-        [_row(name, shard) for name, shard in found["shards"].items()],
-    )
-    for actor, one in found["actors"].items():
-        if one["archive_trouble"]:
-            show.console.print(f"{actor} cannot archive: {one['archive_trouble']}", style="red", markup=False)
-
-
-def _row(name: str, shard: dict[str, Any]) -> tuple[Any, ...]:
-    if shard["leader"] is None:
-        return (name, "none", *[""] * 6, shard["trouble"])
-    members = " ".join(f"{actor}@{one['end']}" for actor, one in shard["members"].items())
-    lag = shard["committed"] - shard["archived"]
-    return (
-        name,
-        shard["leader"],
-        shard["epoch"],
-        shard["committed"],
-        shard["archived"],
-        lag,
-        shard["held_bytes"],
-        members,
-        shard["trouble"],
-    )
-
-
 def _start_ray() -> None:
     ray = Path(sys.executable).with_name("ray")
     show.errors.print("no Ray cluster found: starting a local one (`ray start --head`)")
@@ -91,4 +55,4 @@ def _say_how_to_submit_jobs() -> None:
         show.console.print("for `ray job submit`, set RAY_AUTH_MODE=token first: this cluster asks for its token")
 
 
-COMMANDS = (up, down, status)
+COMMANDS = (up, down)

@@ -55,13 +55,18 @@ def records(batch: pa.RecordBatch, raw: bool = False) -> None:
 
 
 def table(columns: list[str], rows: list[tuple[Any, ...]], title: str | None = None) -> None:
+    """Print a table for people."""
+    console.print(as_table(columns, rows, title))
+
+
+def as_table(columns: list[str], rows: list[tuple[Any, ...]], title: str | None = None) -> Table:
     """A table for people."""
     shown = Table(title=title, title_justify="left")
     for name in columns:
         shown.add_column(plain(name), overflow="fold")
     for row in rows:
         shown.add_row(*(Text("" if value is None else plain(str(value))) for value in row))
-    console.print(shown)
+    return shown
 
 
 def byte_progress() -> Progress:
