@@ -102,9 +102,11 @@ class _ShardActor:
 
 def _end_process(error: BaseException) -> None:
     """A disk or an invariant has failed: answer nothing more. Ray starts the actor again, from its journals."""
-    traceback.print_exception(error)
-    sys.stderr.flush()
-    os._exit(1)
+    try:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    finally:
+        os._exit(1)  # also where the disk that is full has no room for the reason
 
 
 class _ControllerActor(Controller):
