@@ -1,0 +1,105 @@
+"""The checker of the chaos job: it says nothing of a true history, and names each thing that must not be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from chaos_history import Fault, Read, Row, Submit, check, gaps_ms, reads_of, submits_of
+
+A = Submit("a", 0, 2, begin=10, end=20, outcome="acknowledged", shard="s", start=0)
+B = Submit("a", 2, 2, begin=30, end=40, outcome="acknowledged", shard="s", start=2)
+ROWS = [Row("a", number, "s", number) for number in range(4)]
+
+
+def wrong(submits: list[Submit], reads: list[Read], rows: list[Row]) -> dict[str, int]:
+    return {name: count for name, count in check(submits, reads, rows).wrong().items() if count}
+
+
+def test_a_true_history() -> None:
+    unknown = Submit("b", 0, 1, begin=5)
+    refused = Submit("b", 1, 1, begin=5, end=6, outcome="not stored")
+    reads = [Read(25, (), {"a": [(0, 2)]}), Read(50, ("s",), {}), Read(50, (), {"a": [(0, 4)]})]
+    verdict = check([A, B, unknown, refused], reads, ROWS)
+    assert not any(verdict.wrong().values())
+    assert (verdict.acknowledged, verdict.unknown, verdict.not_stored, verdict.reads) == (4, 1, 1, 3)
+    assert wrong([A, B, unknown], [], [*ROWS, Row("b", 0, "s", 4)]) == {}, "unknown may be stored"
+
+
+def test_a_lost_record() -> None:
+    assert wrong([A, B], [], ROWS[:3]) == {"lost": 1}
+    assert wrong([A, B], [], []) == {"lost": 4}
+
+
+def test_a_doubled_record() -> None:
+    assert wrong([A, B], [], [*ROWS, Row("a", 1, "s", 4)]) == {"doubled": 1}
+    assert wrong([A, B], [], [*ROWS, ROWS[1]]) == {"doubled": 2}, "by its name and by its position"
+    unknown = Submit("b", 0, 1, begin=5)
+    assert wrong([A, B, unknown], [], [*ROWS, Row("b", 0, "s", 3)]) == {"doubled": 1}, "two at one position"
+    assert wrong([A, B], [Read(50, (), {"a": [(0, 4)]}, doubled=1)], ROWS) == {"doubled": 1}
+
+
+def test_a_record_that_is_not_where_its_client_was_told() -> None:
+    assert wrong([replace(A, start=1), B], [], ROWS) == {"misordered": 2}
+    assert wrong([replace(A, shard="t"), B], [], ROWS) == {"misordered": 2}
+
+
+def test_an_order_that_cannot_be() -> None:
+    first, second = replace(A, start=2), replace(B, start=0)
+    rows = [Row("a", 2, "s", 0), Row("a", 3, "s", 1), Row("a", 0, "s", 2), Row("a", 1, "s", 3)]
+    assert wrong([first, second], [], rows) == {"misordered": 2}
+    assert wrong([replace(first, end=35), second], [], rows) == {}, "both were under way"
+    other = Submit("b", 0, 1, begin=50)
+    late = [Row("b", 0, "s", 0)] + [Row("a", number, "s", number + 1) for number in range(4)]
+    assert wrong([replace(A, start=1), replace(B, start=3), other], [], late) == {"misordered": 1}, "of any client"
+
+
+def test_a_submit_that_was_torn() -> None:
+    torn = Submit("b", 0, 2, begin=5)
+    assert wrong([A, B, torn], [], [*ROWS, Row("b", 0, "s", 4)]) == {"misordered": 1}
+    assert wrong([A, B, torn], [], [*ROWS, Row("b", 1, "s", 4), Row("b", 0, "s", 5)]) == {"misordered": 2}
+
+
+def test_a_record_of_which_the_client_was_told_that_it_is_not_stored() -> None:
+    assert wrong([A, replace(B, outcome="not stored")], [], ROWS) == {"returned": 2}
+
+
+def test_a_stored_answer_that_came_too_early() -> None:
+    assert wrong([replace(A, stored=1), B], [], ROWS) == {"early": 2}
+    assert wrong([replace(A, stored=2), B], [], ROWS) == {}
+
+
+def test_offsets_that_are_not_dense() -> None:
+    assert wrong([A, replace(B, start=3)], [], [*ROWS[:2], Row("a", 2, "s", 3), Row("a", 3, "s", 4)]) == {"holes": 1}
+
+
+def test_a_record_that_nobody_submitted() -> None:
+    assert wrong([A, B], [], [*ROWS, Row("c", 0, "s", 4)]) == {"strange": 1}
+
+
+def test_a_read_that_misses_what_was_acknowledged_before_it_began() -> None:
+    assert wrong([A, B], [Read(41, (), {"a": [(0, 3)]})], ROWS) == {"unseen": 2}
+    assert wrong([A, B], [Read(40, (), {"a": [(0, 2)]})], ROWS) == {}, "it had not been answered yet"
+    assert wrong([A, B], [Read(41, (), {})], ROWS) == {"unseen": 4}
+
+
+def test_gaps_are_those_of_what_began_after_the_fault() -> None:
+    faults = [Fault("kill", 15, "x", ("s",)), Fault("kill", 35, "x", ("s", "t")), Fault("stop", 1, "x", ("s",))]
+    scale = 1_000_000
+    submits = [replace(one, begin=one.begin * scale, end=(one.end or 0) * scale) for one in (A, B)]
+    found = gaps_ms([replace(fault, at=fault.at * scale) for fault in faults], submits)
+    assert found == {"kill": {"p50": 25.0, "p99": 25.0, "n": 1}, "stop": {"p50": 19.0, "p99": 19.0, "n": 1}}
+
+
+def test_a_history_reads_back_and_what_a_death_cut_off_is_unknown() -> None:
+    lines = [
+        {"op": "submit", "client": "a", "first": 0, "count": 2, "at": 10},
+        {"op": "submit", "client": "a", "first": 2, "count": 1, "at": 11},
+        {"op": "answer", "first": 0, "at": 20, "outcome": "acknowledged", "shard": "s", "start": 0},
+    ]
+    written = [orjson.dumps(line) + b"\n" for line in lines]
+    torn = b'{"op":"answer","first":2,"at":2'
+    assert list(submits_of([*written, torn])) == [A, Submit("a", 2, 1, begin=11)]
+    read = {"op": "read", "begin": 5, "missing": ["t"], "seen": {"a": [[0, 2]]}, "doubled": 0}
+    assert list(reads_of([orjson.dumps(read) + b"\n"])) == [Read(5, ("t",), {"a": [(0, 2)]})]
