@@ -20,6 +20,7 @@ from ray.util import get_node_ip_address
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.router import Router
+from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import Place, ShardHost
 from ringlog.control import condition_of, shard_names
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, RinglogError, Unavailable
@@ -67,20 +68,15 @@ class _ShardActor:
         # Threads hand each other small pieces of work here; the default of 5 ms would be most of an acknowledgement.
         sys.setswitchinterval(0.0005)
         settings = Settings(**chosen)
-        token = find_actor(CONTROLLER).call("token", timeout_s=START_DEADLINE_S)
-        self._token: str = token
         self._host = ShardHost(
             actor,
             settings,
             Path(settings.journal_dir) / pipeline / actor,
             open_store(settings.root, settings.storage_options(), settings.metadata),
-            token,
+            data_plane_token(),
             get_node_ip_address(),
             _end_process,
         )
-
-    def token(self) -> str:
-        return self._token
 
     def status(self) -> dict[str, Any]:
         return {**self._host.status(), "pid": os.getpid()}
@@ -124,19 +120,10 @@ class _ControllerActor(Controller):
 
         router = _actor(Router, ROUTER, {}, names, settings.rebalance_interval_s)
         super().__init__(names, settings.replicas, settings.quorum, summon, router)
-        self.begin(_known_token(names))
+        self.begin()
 
     def chosen(self) -> dict[str, Any]:
         return self._chosen
-
-
-def _known_token(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        try:
-            return str(find_actor(name).call("token"))
-        except Unavailable:
-            continue  # not there, or not any more
-    return None
 
 
 def _actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: Any) -> RemoteActor:
@@ -239,7 +226,7 @@ class Cluster:
         self._router: RemoteActor | None = None
         chosen = controller.call("chosen", timeout_s=START_DEADLINE_S)
         self.settings = Settings(**chosen)
-        self.token: str = controller.call("token")
+        self.token = data_plane_token()
         self._store: MetadataStore | None = None
 
     def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:

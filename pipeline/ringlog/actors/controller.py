@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,6 @@ class Controller:
     ) -> None:
         self._reconciler = Reconciler(actors, actors, replicas, quorum)
         self._router = router
-        self._token = secrets.token_hex(32)
         self._summon = summon
         self._shards: dict[str, Remote] = {}
         self._trouble: dict[str, str] = {}
@@ -49,15 +47,9 @@ class Controller:
         self._calls = ThreadPoolExecutor(2 * len(actors) + 2, thread_name_prefix="ringlog-call")
         self._thread = threading.Thread(target=self._run, name="ringlog-controller", daemon=True)
 
-    def begin(self, known_token: str | None) -> None:
-        """Start watching. ``known_token`` is that of shard actors that outlived an earlier controller."""
-        if known_token:
-            self._token = known_token
+    def begin(self) -> None:
+        """Start watching."""
         self._thread.start()
-
-    def token(self) -> str:
-        """The secret that the data plane asks for."""
-        return self._token
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
