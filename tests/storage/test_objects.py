@@ -46,6 +46,9 @@ def test_only_one_creator_wins_and_what_is_removed_leaves_nothing(objects: Objec
     objects.remove("a/b/c.bin")
     objects.remove("a/b/c.bin")
     assert objects.list() == ["a/d.bin"]
+    assert objects.list("a/b") == []
+    objects.remove("a/d.bin")
+    assert objects.list() == []
     folder = local_path(objects.url)
     assert folder is None or not (Path(folder) / "a" / "b").exists()
     objects.create("a/b/c.bin", b"third")

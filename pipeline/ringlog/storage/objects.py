@@ -217,7 +217,9 @@ class _Bucket:
 
     def list(self, prefix: str) -> list[str]:
         start = len(self._prefix) + 1
-        return [found[start:] for found in self._call("find", prefix)]
+        found = (path[start:] for path in self._call("find", prefix))
+        # Some stores and consoles keep a folder as an object of its own, which holds nothing.
+        return [path for path in found if path.rstrip("/") != prefix.rstrip("/")]
 
     def _call(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
         return self._answered(name, f"{self._prefix}/{path}", *args, **kwargs)
