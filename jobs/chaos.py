@@ -19,16 +19,17 @@ from typing import Any
 
 from deltalake import DeltaTable
 
+import ringlog
 from chaos_history import Read, Row, Submit, Verdict, check, gaps_ms, reads_of, submits_of
 from chaos_nemesis import FAULTS, Crowd, Ground, Nemesis, eventually
 
 NODES = 3
 CLIENTS = 2
-PAUSE_S = (1.5, 5.0)
-"""Between one fault and the next."""
 HEALS_WITHIN_S = 120.0
 ANSWERS_WITHIN_S = 120.0
-FAULTS_PER_MINUTE_MIN = 4
+FLUSH_DEADLINE_S = 30.0
+FAULTS_MIN_PART = 0.25
+"""How many of the faults that there was time for must have taken effect, at the least."""
 ACKNOWLEDGED_PER_MINUTE_MIN = 2000
 
 
@@ -53,7 +54,9 @@ def histories_of(folder: Path) -> tuple[list[Submit], list[Read]]:
         return submits, list(reads_of(lines))
 
 
-def run(folder: Path, minutes: float, seed: int, kinds: list[str]) -> tuple[Nemesis, list[str], list[Row]]:
+def run(
+    folder: Path, minutes: float, seed: int, kinds: list[str], every_s: float
+) -> tuple[Nemesis, list[str], list[Row]]:
     """Break it and let it heal. What did not come back, and what the table holds then."""
     draw = random.Random(seed)
     ground = Ground(folder, NODES)
@@ -63,15 +66,26 @@ def run(folder: Path, minutes: float, seed: int, kinds: list[str]) -> tuple[Neme
             if not eventually(lambda: len(crowd.writing()) == CLIENTS, ANSWERS_WITHIN_S):
                 sys.exit("the clients do not begin to submit")
             nemesis = Nemesis(ground, crowd, draw, folder / "faults.jsonl")
-            nemesis.run(time.monotonic() + 60 * minutes, kinds, PAUSE_S)
+            nemesis.run(time.monotonic() + 60 * minutes, kinds, every_s)
             failed = [] if eventually(ground.whole, HEALS_WITHIN_S) else ["not every shard is complete again"]
             failed += crowd.finish(ANSWERS_WITHIN_S)
         finally:
             crowd.close()
-        ground.pipeline.flush()
+        if not eventually(lambda: flushed(ground), HEALS_WITHIN_S):
+            failed.append("not everything could be archived: what is called lost may lie in the journals")
         return nemesis, failed, rows_of(ground.table)
     finally:
         ground.close()
+
+
+def flushed(ground: Ground) -> bool:
+    """Whether all is in the table."""
+    try:
+        ground.pipeline.flush(FLUSH_DEADLINE_S)
+    except ringlog.Unavailable as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 def told(verdict: Verdict, nemesis: Nemesis, submits: list[Submit]) -> dict[str, Any]:
@@ -94,6 +108,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS), help=f"of {','.join(FAULTS)}")
+    parser.add_argument("--every", type=float, default=3.0, help="seconds between one fault and the next, about")
     parser.add_argument("--folder", type=Path, help="keep the root, the journals and the histories there")
     parser.add_argument("--report", type=Path, help="write the result there too, with examples of what is wrong")
     parser.add_argument("--json", action="store_true", help="the last line is one object")
@@ -103,11 +118,11 @@ def main() -> None:
         parser.error(f"the faults are {', '.join(FAULTS)}")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="ringlog-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    nemesis, failed, rows = run(folder, given.minutes, given.seed, kinds)
+    nemesis, failed, rows = run(folder, given.minutes, given.seed, kinds, given.every)
     submits, reads = histories_of(folder)
     verdict = check(submits, reads, rows)
     result = told(verdict, nemesis, submits)
-    if len(nemesis.faults) < FAULTS_PER_MINUTE_MIN * given.minutes:
+    if len(nemesis.faults) < FAULTS_MIN_PART * 60 * given.minutes / given.every:
         failed.append(f"only {len(nemesis.faults)} faults took effect")
     if verdict.acknowledged < ACKNOWLEDGED_PER_MINUTE_MIN * given.minutes or not reads:
         failed.append(f"only {verdict.acknowledged} records were acknowledged, and {len(reads)} reads made")

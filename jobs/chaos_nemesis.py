@@ -36,6 +36,7 @@ QUICK_HEALTH_CHECKS = {
 SHARDS = REPLICAS = 3
 DIES_WITHIN_S = 5.0
 FILLS_WITHIN_S = 10.0
+HEALS_WITHIN_S = 20.0
 STOPPED_S = (1.0, 8.0)
 POLL_S = 0.05
 
@@ -78,7 +79,6 @@ class Ground:
         self.root, self.journals = folder / "root", folder / "journals"
         self._addresses = iter(range(2, 255))
         self._cluster = Cluster()
-        self.pids: set[int] = set()  # of every actor that was ever seen here
         for _ in range(nodes):
             self.add_node()
         ray.init(address=self._cluster.address, _node_ip_address=HEAD_IP, log_to_driver=False, logging_level="WARNING")
@@ -107,13 +107,11 @@ class Ground:
     def actors(self) -> dict[str, Actor]:
         """The pipeline's actors that run, by name; only such that are children of a raylet of this cluster."""
         raylets = {raylet_pid(node) for node in (*self._cluster.worker_nodes, self._cluster.head_node)}
-        found = {
+        return {
             one["Name"]: Actor(one["Name"], one["Pid"], one["Address"]["NodeID"])
             for one in ray_state.actor_table(None).values()
             if one["State"] == "ALIVE" and one["IsDetached"] and parent(one["Pid"]) in raylets
         }
-        self.pids.update(actor.pid for actor in found.values())
-        return found
 
     def leaders(self) -> dict[str, str]:
         """The actor that leads each shard; while the router is away, what it said before."""
@@ -149,16 +147,16 @@ class Ground:
 
     def close(self) -> None:
         """End everything that was started here."""
+        pids = [actor.pid for actor in self.actors().values()]
         try:
-            self.actors()
             self.pipeline.stop()
         except ringlog.RinglogError as error:
             print(f"the pipeline did not stop by itself: {error}", file=sys.stderr)
         finally:
             ray.shutdown()
             self._cluster.shutdown()
-            if not eventually(lambda: not any(parent(pid) for pid in self.pids), DIES_WITHIN_S):
-                for pid in self.pids:
+            if not eventually(lambda: not any(parent(pid) for pid in pids), DIES_WITHIN_S):
+                for pid in pids:
                     kill(pid, signal.SIGKILL)
 
 
@@ -257,15 +255,15 @@ class Nemesis:
         self.faults: list[Fault] = []
         self.skipped: Counter[str] = Counter()
 
-    def run(self, until: float, kinds: Sequence[str], pause_s: tuple[float, float]) -> None:
+    def run(self, until: float, kinds: Sequence[str], every_s: float) -> None:
         """Every kind in turn, in an order drawn anew each time round. When the time is over, nothing stays stopped."""
         dealt = self._deal(kinds)
-        next_at = time.monotonic() + self._draw.uniform(*pause_s)
+        next_at = time.monotonic() + self._draw.uniform(0.5, 1.5) * every_s
         while (now := time.monotonic()) < until:
             self._replace_dead_nodes()
             if now >= next_at:
                 self.strike(next(dealt))
-                next_at = time.monotonic() + self._draw.uniform(*pause_s)
+                next_at = time.monotonic() + self._draw.uniform(0.5, 1.5) * every_s
             time.sleep(POLL_S)
         for pid in list(self._stopped):
             self._go_on(pid)
@@ -374,10 +372,9 @@ class Nemesis:
 
     def wipe(self) -> tuple[str, set[str]] | None:
         """A shard actor dies and its disk with it; only where every shard can bear the loss of one."""
+        bears_it = eventually(lambda: not self._stopped and self._ground.whole(), HEALS_WITHIN_S)
         actor = self._shard_actor()
-        if actor is None or self._stopped or not self._ground.whole():
-            return None
-        if not kill(actor.pid, signal.SIGSTOP):
+        if actor is None or not bears_it or not kill(actor.pid, signal.SIGSTOP):
             return None
         folder = self._ground.journals_of(actor.name)
         folder.rename(folder.with_name(f"{actor.name}-wiped-{time.monotonic_ns()}"))
@@ -388,8 +385,11 @@ class Nemesis:
         actor = self._shard_actor()
         if actor is None:
             return None
-        _, hard = resource.prlimit(actor.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(actor.pid, resource.RLIMIT_FSIZE, (1, hard))
+        try:
+            _, hard = resource.prlimit(actor.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(actor.pid, resource.RLIMIT_FSIZE, (1, hard))
+        except ProcessLookupError:
+            return None
         gone = eventually(lambda: parent(actor.pid) is None, FILLS_WITHIN_S)
         return (actor.name, {actor.name}) if gone else None
 
