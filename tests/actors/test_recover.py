@@ -35,7 +35,8 @@ class Remote:
             shard, places, locations, accept_loss = arguments
             self.tries.append(accept_loss)
             return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
-        return getattr(self._host, method)(*arguments)
+        answer = getattr(self._host, method)(*arguments)
+        return {**answer, "node": "here"} if method == "status" else answer
 
 
 class Router:
@@ -45,14 +46,27 @@ class Router:
         assert method == "publish"
 
 
+class Household:
+    """Everybody is at home."""
+
+    def __init__(self, remotes: dict[str, Remote]) -> None:
+        self._remotes = remotes
+
+    def summon(self, actor: str, anywhere: bool) -> Remote:
+        return self._remotes[actor]
+
+    def lives(self, actor: str, node: str) -> None:
+        assert node == "here"
+
+
 class Watched:
     """Three hosts under a controller, with what an operator sees of them."""
 
     def __init__(self, folder: Path) -> None:
         self.trio = Trio(folder)
         self.remotes = {actor: Remote(host) for actor, host in self.trio.hosts.items()}
-        self.controller = Controller(list(self.remotes), 3, 2, self.remotes.__getitem__, Router())
-        self.controller.begin(None)
+        self.controller = Controller(list(self.remotes), 3, 2, Household(self.remotes), Router())
+        self.controller.begin()
 
     def status(self, shard: str = SHARD) -> dict[str, Any]:
         found = self.controller.status()

@@ -369,3 +369,16 @@ def test_positions_are_those_of_the_ack(trio: Trio) -> None:
     table = pa.Table.from_batches(list(reply.batches))
     assert table["record_offset"].to_pylist() == list(range(answer.start, answer.end))
     assert set(table["shard"].to_pylist()) == {SHARD}
+
+
+def test_a_follower_that_began_again_elsewhere_is_found_and_catches_up(trio: Trio) -> None:
+    trio.open()
+    client = Client(trio.hosts["shard-0"])
+    client.submit(0)
+    trio.stop("shard-2")
+    client.submit(1)
+    trio.hosts["shard-2"] = trio.host("shard-2")  # the same journal, another port
+    trio.hosts["shard-0"].status({"shard-2": trio.hosts["shard-2"].location})
+    trio.stop("shard-1")
+    assert isinstance(client.submit(2), Acknowledged), "a majority needs it now"
+    assert trio.journal("shard-2") == [0, 10, 20]

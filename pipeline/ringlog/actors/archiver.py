@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ringlog.errors import RinglogError
-from ringlog.replication import Entry, to_archive
+from ringlog.replication import Entry, Violation, to_archive
 from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
@@ -43,7 +43,8 @@ class Archiver:
 
     ``unflushed`` asks the leaders, ``stored`` tells one how far the table holds its shard, and to which epochs it is
     closed. Any error is kept in
-    ``trouble`` and the work is done again later, from what the table says then.
+    ``trouble`` and the work is done again later, from what the table says then; ``on_failure`` is told of a `Violation`
+    and of what nobody expected: then the archiver has ended.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Archiver:
         settings: Settings,
         unflushed: Callable[[], list[Unflushed]],
         stored: Callable[[str, int, int], None],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self.trouble: str | None = None
         self._table = table
         self._settings = settings
         self._unflushed = unflushed
         self._stored = stored
+        self._on_failure = on_failure
         self._waiting_since: dict[str, tuple[int, float]] = {}
         self._demanded = threading.Event()
         self._wake = threading.Event()
@@ -77,6 +80,12 @@ class Archiver:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._flush_for_ever()
+        except BaseException as error:  # noqa: BLE001  (nothing would be archived any more: this process is over)
+            self._on_failure(error)
+
+    def _flush_for_ever(self) -> None:
         backoff = _BACKOFF_S[0]
         pause = _LOOK_S
         while not self._closed:
@@ -88,6 +97,8 @@ class Archiver:
                 more = self._flush_due(demanded)
                 self.trouble = None
                 backoff, pause = _BACKOFF_S[0], 0.0 if more else _LOOK_S
+            except Violation:
+                raise
             except (RinglogError, OSError) as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 _logger.warning("archiving failed and will be tried again in %.0f s: %s", backoff, self.trouble)

@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util import get_node_ip_address
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
+from ringlog.actors.homes import Homes
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import Place, ShardHost
@@ -71,15 +72,15 @@ class _ShardActor:
         self._host = ShardHost(
             actor,
             settings,
-            Path(settings.journal_dir) / pipeline / actor,
+            _journals_of(settings, pipeline) / actor,
             open_store(settings.root, settings.storage_options(), settings.metadata),
             data_plane_token(),
             get_node_ip_address(),
             _end_process,
         )
 
-    def status(self) -> dict[str, Any]:
-        return {**self._host.status(), "pid": os.getpid()}
+    def status(self, locations: Mapping[str, str]) -> dict[str, Any]:
+        return {**self._host.status(locations), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
     def replica_id(self, shard: str) -> str:
         return self._host.replica_id(shard)
@@ -105,6 +106,51 @@ def _end_process(error: BaseException) -> None:
         os._exit(1)  # also where the disk that is full has no room for the reason
 
 
+class _Household:
+    """The shard actors of one pipeline in a Ray cluster: see `Household`."""
+
+    def __init__(self, settings: Settings, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._chosen = chosen
+        self._homes = Homes(_journals_of(settings, pipeline))
+        self._store = open_store(settings.root, settings.storage_options(), settings.metadata)
+        self._met: set[str] = set()
+
+    def summon(self, actor: str, anywhere: bool) -> RemoteActor | None:
+        try:
+            running = ray.get_actor(actor, namespace=NAMESPACE)
+        except ValueError:
+            running = None
+        if running is not None and actor not in self._met:  # it outlived an earlier controller
+            self._met.add(actor)
+            return RemoteActor(running, actor)
+        if running is not None and self._homes.is_there(actor):
+            return None
+        home = self._homes.choose(actor, anywhere=anywhere or not self._had_journals(actor))
+        if running is not None:
+            ray.kill(running, no_restart=True)
+        self._met.add(actor)
+        options = {"memory": self._settings.shard_buffer_bytes_max, "scheduling_strategy": home}
+        return _actor(_ShardActor, actor, options, actor, self._pipeline, self._chosen)
+
+    def lives(self, actor: str, node: str) -> None:
+        self._homes.note(actor, node)
+
+    def _had_journals(self, actor: str) -> bool:
+        """Whether some shard counts on a journal of ``actor``. Raises `Unavailable` when that cannot be said now."""
+        shards = shard_names(self._settings.shards)
+        decided, trouble = read_decided(self._store, shards, DECIDED_DEADLINE_S)
+        if trouble is not None:
+            raise Unavailable(trouble)
+        return any(member.actor == actor for state in decided.values() for member in state.members)
+
+
+def _journals_of(settings: Settings, pipeline: str) -> Path:
+    """The folder of a pipeline's journals on each node; in it is one for each shard actor."""
+    return Path(settings.journal_dir) / pipeline
+
+
 class _ControllerActor(Controller):
     """`Controller` as an actor."""
 
@@ -114,12 +160,9 @@ class _ControllerActor(Controller):
         self._chosen = dict(chosen)
         names = shard_names(settings.shards)
 
-        def summon(actor: str) -> RemoteActor:
-            options = {"memory": settings.shard_buffer_bytes_max}
-            return _actor(_ShardActor, actor, options, actor, pipeline, self._chosen)
-
-        router = _actor(Router, ROUTER, {}, names, settings.rebalance_interval_s)
-        super().__init__(names, settings.replicas, settings.quorum, summon, router)
+        household = _Household(settings, pipeline, self._chosen)
+        router = _actor(Router, ROUTER, {"scheduling_strategy": "SPREAD"}, names, settings.rebalance_interval_s)
+        super().__init__(names, settings.replicas, settings.quorum, household, router)
         self.begin()
 
     def chosen(self) -> dict[str, Any]:
@@ -137,7 +180,6 @@ def _actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: A
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=16,
-        scheduling_strategy="SPREAD",
         **options,
     )
     return RemoteActor(made.remote(*arguments), name)
@@ -186,7 +228,7 @@ def start(settings: Settings) -> Cluster:
         cluster = connect()
     except Unavailable:
         pipeline = _pipeline_id(settings)
-        _actor(_ControllerActor, CONTROLLER, {}, pipeline, chosen)
+        _actor(_ControllerActor, CONTROLLER, {"scheduling_strategy": "SPREAD"}, pipeline, chosen)
         cluster = connect()
     if cluster.settings.root != settings.root:
         raise ConfigurationError(

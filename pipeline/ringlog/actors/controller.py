@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.control import Reconciler, TakeOver
@@ -19,25 +19,45 @@ _logger = logging.getLogger(__name__)
 
 CALL_DEADLINE_S = 3.0
 TAKEOVER_DEADLINE_S = 20.0
+ABSENT_S = 5.0
+"""How long an actor may be silent before it is looked where it is."""
+REPLACE_S = 60.0
+"""How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
 ACCEPT_LOSS_DEADLINE_S = 90.0
 """Longer than a try that is under way, and then one that waits for members that may be lost."""
 
 
+class Household(Protocol):
+    """Where the shard actors live."""
+
+    def summon(self, actor: str, anywhere: bool) -> Remote | None:
+        """The actor where it belongs, found or made; None where it is Ray's to bring it back.
+
+        ``anywhere``: it may begin on another node, without its journals. Raises `Unavailable` while it must wait for
+        them.
+        """
+
+    def lives(self, actor: str, node: str) -> None:
+        """``actor`` says that it runs on ``node``."""
+
+
 class Controller:
-    """Watches the shard actors of one pipeline; ``summon`` finds the actor of a name, or makes it."""
+    """Watches the shard actors of one pipeline, which ``household`` brings and brings back."""
 
     def __init__(
         self,
         actors: Sequence[str],
         replicas: int,
         quorum: int,
-        summon: Callable[[str], Remote],
+        household: Household,
         router: Remote,
     ) -> None:
         self._reconciler = Reconciler(actors, actors, replicas, quorum)
         self._router = router
-        self._summon = summon
+        self._household = household
         self._shards: dict[str, Remote] = {}
+        self._absent_since: dict[str, float] = {}
+        self._look_again_at: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
         self._busy: set[str] = set()  # shards that are taken over just now, one try at a time
         self._ended = threading.Condition()
@@ -88,7 +108,7 @@ class Controller:
         if not self._begin_try(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2):
             raise Unavailable(f"a takeover of {shard} does not come to its end: try again")
         try:
-            statuses = self._heartbeats.statuses()
+            statuses = self._ask_all()
             leader = leader_of(shard, statuses)
             if leader is not None:
                 raise Conflict(f"{shard} is led by {leader}: nothing was given up. Look again with `ringlog recover`")
@@ -97,6 +117,20 @@ class Controller:
             return epoch
         finally:
             self._end_try(shard)
+
+    def _ask_all(self) -> dict[str, dict[str, Any]]:
+        """The status of each actor that answers now: what an operator decides on must not be old."""
+        asked = {
+            actor: self._calls.submit(remote.call, "status", {}, timeout_s=CALL_DEADLINE_S)
+            for actor, remote in self._shards.items()
+        }
+        statuses: dict[str, dict[str, Any]] = {}
+        for actor, call in asked.items():
+            try:
+                statuses[actor] = call.result()
+            except RinglogError as error:
+                _logger.info("%s does not answer: %s", actor, error)
+        return statuses
 
     def close(self) -> None:
         """Let every shard actor close its journals."""
@@ -122,15 +156,42 @@ class Controller:
             self._changed.wait(HEARTBEAT_S)
 
     def _round(self) -> None:
-        for actor in self._reconciler.actors:
-            if actor not in self._shards:
-                self._shards[actor] = self._summon(actor)
-                self._heartbeats.watch(actor, self._shards[actor])
         statuses = self._heartbeats.statuses()
+        self._look_after(statuses, time.monotonic())
         self._publish(statuses)
         for takeover in self._reconciler.decide(statuses, time.monotonic()):
             if self._begin_try(takeover.shard):
                 self._calls.submit(self._take_over, takeover, statuses)
+
+    def _look_after(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> None:
+        """Bring every actor that is not there, or find out what became of it."""
+        for actor in self._reconciler.actors:
+            if actor in statuses:
+                self._absent_since.pop(actor, None)
+                self._household.lives(actor, statuses[actor]["node"])
+                continue
+            absent_s = now - self._absent_since.setdefault(actor, now)
+            missed = actor not in self._shards or absent_s >= ABSENT_S
+            if missed and now >= self._look_again_at.get(actor, 0.0) and self._begin_try(_home(actor)):
+                self._look_again_at[actor] = now + ABSENT_S
+                # Who keeps a part of a shard that has no leader may be needed to open it, as who it was.
+                needed = any(
+                    leader_of(shard, statuses) is None
+                    for shard in self._reconciler.shards
+                    if actor in self._reconciler.wished(shard)
+                )
+                self._calls.submit(self._bring, actor, absent_s >= REPLACE_S and not needed)
+
+    def _bring(self, actor: str, anywhere: bool) -> None:
+        try:
+            remote = self._household.summon(actor, anywhere)
+            if remote is not None:
+                self._shards[actor] = remote
+                self._heartbeats.watch(actor, remote)
+        except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
+            _logger.warning("%s cannot be brought back now: %s", actor, error)
+        finally:
+            self._end_try(_home(actor))
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         leaders, committed = {}, {}
@@ -165,7 +226,8 @@ class Controller:
         locations = {actor: status["location"] for actor, status in statuses.items()}
         places = []
         for actor in takeover.members:
-            id = self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
+            kept = statuses[actor]["keeping"].get(shard)
+            id = kept["id"] if kept else self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
             places.append((id, actor, locations[actor]))
         deadline_s = TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0)
         candidate = self._shards[takeover.candidate]
@@ -184,3 +246,8 @@ class Controller:
         with self._ended:
             self._busy.discard(shard)
             self._ended.notify_all()
+
+
+def _home(actor: str) -> str:
+    """What is tried when an actor is brought back; one try at a time, like a take-over of a shard."""
+    return f"the home of {actor}"

@@ -25,7 +25,10 @@ class Remote(Protocol):
 
 
 class Heartbeats:
-    """One thread for each actor asks for its status; ``changed`` is set when one comes, goes or leads another epoch."""
+    """One thread for each actor asks for its status; ``changed`` is set when one comes, goes or leads another epoch.
+
+    Each beat tells the actor where the others listen now: one that began again listens elsewhere.
+    """
 
     def __init__(self, changed: threading.Event) -> None:
         self._changed = changed
@@ -56,11 +59,15 @@ class Heartbeats:
         while not self._closed.is_set() and self._threads[name] is threading.current_thread():
             began = time.monotonic()
             try:
-                self._note(name, actor.call("status", timeout_s=SILENCE_S))
+                self._note(name, actor.call("status", self._locations(), timeout_s=SILENCE_S))
             except RinglogError as error:
                 _logger.debug("%s does not answer: %s", name, error)
                 self._note(name, None)
             self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
+
+    def _locations(self) -> dict[str, str]:
+        with self._lock:
+            return {name: status["location"] for name, (_, status) in self._heard.items()}
 
     def _note(self, name: str, status: dict[str, Any] | None) -> None:
         with self._lock:

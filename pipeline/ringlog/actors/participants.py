@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class HostedParticipant:
         self.core = Participant(actor, self._journal.state, settings.shard_buffer_bytes_max)
         self._group = settings.fsync == "group"
         self._interval_s = settings.fsync_interval_ms / 1000 if settings.fsync == "interval" else None
+        self._synced_at = time.monotonic()
         self._on_failure = on_failure
         self._effects: queue.SimpleQueue[Effect | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"ringlog-journal-{shard}", daemon=True)
@@ -60,20 +63,25 @@ class HostedParticipant:
         except BaseException as error:  # noqa: BLE001  (the disk or the core's promise failed: this replica is over)
             self._on_failure(error)
 
+    def _until_sync(self) -> float | None:
+        """How long until what was written must be synced; None where nothing but `group` or the end does that."""
+        if self._interval_s is None:
+            return None
+        return max(0.0, self._synced_at + self._interval_s - time.monotonic())
+
     def _step(self) -> bool:
-        try:
-            effects = [self._effects.get(timeout=self._interval_s)]
-        except queue.Empty:
-            self._journal.sync()
-            return True
+        effects: list[Effect | None] = []
+        with contextlib.suppress(queue.Empty):  # then it is time to sync what was written before
+            effects.append(self._effects.get(timeout=self._until_sync()))
         while not self._effects.empty():
             effects.append(self._effects.get())
         outputs = [effect for effect in effects if effect is not None]
         ops = [op for output, _ in outputs for op in output.store]
         if ops:
             self._journal.apply(ops)
-            if self._group:
-                self._journal.sync()
+        if self._group or self._until_sync() == 0.0:
+            self._journal.sync()
+            self._synced_at = time.monotonic()
         for output, deliver in outputs:
             for message in output.send:
                 deliver(message)

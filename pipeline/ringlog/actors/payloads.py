@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from ringlog.errors import InvalidRecord
 from ringlog.records import to_record_batch
-from ringlog.replication import Entry
+from ringlog.replication import GAP_PRODUCER, Entry
 from ringlog.schema import pack, unpack, with_position
 from ringlog.wire import Submit
 
@@ -17,7 +17,9 @@ def rows(shard: str, entry: Entry) -> pa.RecordBatch:
 
 
 def invalid(submit: Submit) -> str | None:
-    """Why the payload is not the batch that it says it is; None when it is."""
+    """Why the payload is not the batch that it says it is, or its producer nobody's; None when all is well."""
+    if submit.producer.startswith(GAP_PRODUCER):
+        return f"a producer's name must not begin with {GAP_PRODUCER}"
     try:
         records = unpack(submit.payload, validate=True).num_rows
     except InvalidRecord as error:

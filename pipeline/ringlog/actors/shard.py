@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,7 @@ class ShardHost:
         self._thread.start()
         for folder in sorted(journals.glob("*")):  # who this is stands on the disk
             self.replica_id(folder.name)
-        self._archiver = Archiver(self._table, settings, self._unflushed, self._note_stored)
+        self._archiver = Archiver(self._table, settings, self._unflushed, self._note_stored, on_failure)
         self._server = Server(host, token, self)
         self.location = self._server.location
 
@@ -161,14 +162,19 @@ class ShardHost:
         self._inbox.put(lambda: self._drive(shard, begin))
         try:
             return future.result(TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0))
-        except TimeoutError:
+        except FutureTimeoutError:
             raise Unavailable(
                 f"the takeover of {shard} waits for {self._call(lambda: self._waits_for(shard))}"
             ) from None
 
-    def status(self) -> dict[str, Any]:
-        """What this actor leads and keeps, as plain values."""
-        return self._call(self._status)
+    def status(self, locations: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What this actor leads and keeps, as plain values; ``locations`` is where the others listen now."""
+
+        def answer() -> dict[str, Any]:
+            self._locations.update(locations or {})
+            return self._status()
+
+        return self._call(answer)
 
     def flush(self, timeout_s: float) -> dict[str, int]:
         """Archive all that its leaders have committed by now; how far the table holds each shard then."""
@@ -229,7 +235,7 @@ class ShardHost:
         self._inbox.put(ask)
         try:
             answer = future.result(deadline_s)
-        except TimeoutError:
+        except FutureTimeoutError:
             raise Unavailable(f"no majority of {shard} confirmed its leader in {deadline_s:g} s") from None
         if not isinstance(answer, Confirmation):
             raise Fenced(f"{self.actor} does not lead {shard}")
@@ -280,7 +286,10 @@ class ShardHost:
                 future.set_exception(error)
 
         self._inbox.put(event)
-        return future.result(CALL_DEADLINE_S)
+        try:
+            return future.result(CALL_DEADLINE_S)
+        except FutureTimeoutError:
+            raise Unavailable(f"{self.actor} is too busy to answer in {CALL_DEADLINE_S:g} s: try again") from None
 
     def _tick(self, now: float) -> None:
         for shard, deadline in list(self._deadlines.items()):

@@ -79,7 +79,7 @@ class Producer:
         ``committed`` is how far the shard is known to be committed.
         """
         self._lost()
-        self._committed = max(self._committed, committed)
+        self._committed = committed
         self.leader_epoch = leader_epoch
         self._paused_until = None
         return Step(send=list(self._sendable(now)))
@@ -174,7 +174,7 @@ class Producer:
     def _sendable(self, now: float) -> Iterator[Submit]:
         if self.leader_epoch is None or (self._paused_until is not None and self._paused_until > now):
             return
-        while self._waiting and len(self._pending) < WINDOW:
+        while self._waiting and (not self._pending or self._next - self._pending[0].sequence < WINDOW):
             batch = self._waiting.popleft()
             if self._next == 0:
                 self._since = self._committed

@@ -53,6 +53,7 @@ from ringlog.replication.output import (
 from ringlog.replication.participant import Participant
 from ringlog.replication.replica import Replica, ReplicaState, applied, is_still_itself
 from ringlog.replication.takeover import (
+    GAP_PRODUCER,
     CompareAndSet,
     Opened,
     ReadState,
@@ -64,6 +65,7 @@ from ringlog.replication.takeover import (
 )
 
 __all__ = [
+    "GAP_PRODUCER",
     "NOTHING",
     "NO_PRODUCERS",
     "Accepted",

@@ -141,6 +141,8 @@ class Leader:
         if self.deposed_by is not None:
             return Output(reply=((caller, Deposed(self.epoch, self.deposed_by)),))
         verdict = self.producers.check(producer, producer_epoch, sequence, since)
+        if sequence == 0 and since > self.end and isinstance(verdict, New):
+            verdict = Evicted()  # a loss was accepted since: it would stand below what the producer counts from
         if isinstance(verdict, Known):
             return self._wait(caller, verdict.start, verdict.end, acks)
         if not isinstance(verdict, New):

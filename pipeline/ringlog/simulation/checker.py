@@ -87,6 +87,13 @@ class Checker:
         plain = [(replace(state, producers={}), repr(state.producers)) for state in (said, on_disk)]
         invariants.kept(f"the journal of {said.id}", *plain)
 
+    def on_leaders_disk(self, state: ReplicaState, payload: bytes, start: int, end: int) -> None:
+        """A caller is told that the leader, whose own journal holds ``state``, has ``payload`` at ``[start, end)``."""
+        if end <= state.trimmed:
+            return
+        found = [(entry.start, entry.end) for entry in state.entries if entry.payload == payload]
+        invariants.kept(f"{payload!r} on the disk of {state.id}", [(start, end)], found)
+
     def lost(self, id: str) -> None:
         """The journal of ``id`` lost something: it must never vote again."""
         self._lost.add(id)
@@ -155,7 +162,7 @@ class Checker:
         log = self._log(shard)
         if what == "not stored":
             invariants.unchanged(0, None, log.payloads.get(payload))
-        if what != "acknowledged" or level == "leader":
+        if what != "acknowledged" or level == "leader":  # of which `on_leaders_disk` hears
             return
         entry = log.payloads.get(payload)
         invariants.kept(f"{shard} {payload!r}", (start, end), entry and (entry.start, entry.end))

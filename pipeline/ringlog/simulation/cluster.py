@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from ringlog.replication import (
+    Accepted,
     Answer,
     CompareAndSet,
     Leader,
@@ -213,13 +214,20 @@ class Actor:
 
     def submit(self, submit: Submit, answer: Callable[[Answer], None]) -> None:
         """A producer's batch."""
+
+        def check(result: Answer) -> None:
+            if isinstance(result, Accepted) and submit.acks == "leader":
+                on_disk = self.disks[submit.shard].written
+                self.world.checker.on_leaders_disk(on_disk, submit.payload, result.start, result.end)
+            answer(result)
+
         if submit.shard not in self.participants:
             answer(NotLeading(0))
             return
         self.drive(
             submit.shard,
             lambda one: one.append(
-                answer,
+                check,
                 submit.epoch,
                 submit.producer,
                 submit.producer_epoch,

@@ -63,7 +63,7 @@ class Controller:
                 led = statuses[leader]["leading"][shard]
                 if led["epoch"] >= self.leaders.get(shard, ("", 0))[1]:
                     self.leaders[shard] = (leader, led["epoch"])
-                    self.committed[shard] = max(self.committed.get(shard, 0), led["committed"])
+                    self.committed[shard] = led["committed"]
         assert self._reconciler is not None
         for wanted in self._reconciler.decide(statuses, world.loop.now):
             self._take_over(wanted)

@@ -21,17 +21,17 @@ class Loop:
         self.events = 0
         self.digest = 0
         self._traced = traced
-        self._queue: list[tuple[float, int, int, str, Callable[..., None], tuple[Any, ...]]] = []
+        self._queue: list[tuple[float, int, int, str, Callable[..., object], tuple[Any, ...]]] = []
         self._scheduled = 0
         self._current = 0
         self._causes: dict[int, int] = {}
         self._lines: dict[int, list[str]] = {}
 
-    def after(self, delay_s: float, what: str, event: Callable[..., None], *arguments: Any) -> None:
+    def after(self, delay_s: float, what: str, event: Callable[..., object], *arguments: Any) -> None:
         """Let ``event`` happen ``delay_s`` from now; ``what`` names it in a story."""
         self.at(self.now + delay_s, what, event, *arguments)
 
-    def at(self, time_s: float, what: str, event: Callable[..., None], *arguments: Any) -> None:
+    def at(self, time_s: float, what: str, event: Callable[..., object], *arguments: Any) -> None:
         """Let ``event`` happen at ``time_s``, after all others that were scheduled for that time before."""
         self._scheduled += 1
         heapq.heappush(self._queue, (time_s, self._scheduled, self._current, what, event, arguments))

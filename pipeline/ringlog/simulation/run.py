@@ -19,7 +19,7 @@ from ringlog.simulation.loop import Loop
 from ringlog.simulation.nemesis import STRIKES
 from ringlog.simulation.network import Network
 from ringlog.simulation.stores import Metadata, Table
-from ringlog.simulation.workload import Client, Reader
+from ringlog.simulation.workload import READ_DEADLINE_S, Client, Reader
 
 CALM_S = 150.0
 """How long, without a fault, everything may take to come right (SL-10)."""
@@ -211,12 +211,20 @@ class Simulation:
             for shard, participant in actor.participants.items():
                 if actor.up and actor.disks[shard].at_rest:
                     self.checker.durable(participant.replica.state(), actor.disks[shard].written)
+        self._read_all()
         rows = self.world.table.newest.rows
         for shard in self.world.shards:
             self.checker.finished(shard, rows.get(shard, ()))
             state, _ = self.world.metadata.of[shard]
             gaps = [(entry.epoch, entry.start) for entry in rows.get(shard, ()) if is_gap(entry)]
             invariants.kept(f"gaps of {shard}", list(state.gaps if state else ()), gaps)
+
+    def _read_all(self) -> None:
+        """A read shows every shard now."""
+        shown = self.readers[0].read().shown
+        self.loop.run(self.loop.now + READ_DEADLINE_S + LOOK_S)
+        if shown != set(self.world.shards):
+            raise Violation("SL-10", f"a read shows only {sorted(shown)}, though nothing fails")
 
     def _right(self) -> bool:
         stored = self.world.table.newest.stored

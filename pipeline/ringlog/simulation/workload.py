@@ -104,7 +104,7 @@ class Client:
         for shard, (actor, epoch) in leaders.items():
             if epoch >= self._leaders.get(shard, ("", 0))[1]:
                 self._leaders[shard] = (actor, epoch)
-            self._committed[shard] = max(self._committed.get(shard, 0), committed.get(shard, 0))
+                self._committed[shard] = committed[shard]
         for shard, producer in self.producers.items():
             if (shard in self._leaders and (producer.leader_epoch or 0) < self._leaders[shard][1]) or (
                 producer.leader_epoch is None and shard in self._leaders and len(producer)
@@ -191,19 +191,25 @@ class Reader:
     world: World
     client: Client
 
-    def read(self) -> None:
+    def read(self) -> Read:
         """Begin one read."""
-        _Read(self.world, self.client).begin()
+        begun = Read(self.world, self.client)
+        begun.begin()
+        return begun
 
 
 @dataclass
-class _Read:
+class Read:
+    """One read; ``shown`` are the shards that it has shown by now, each checked."""
+
     world: World
     client: Client
+    shown: set[str] = field(default_factory=set)
     _expected: dict[str, tuple[Known, ...]] = field(default_factory=dict)
     _tails: dict[str, Confirmation | None] = field(default_factory=dict)
 
     def begin(self) -> None:
+        """Note what must be shown, and ask for every shard."""
         world = self.world
         self._deadline = world.loop.now + READ_DEADLINE_S
         for shard in world.shards:
@@ -250,3 +256,4 @@ class _Read:
             rows: list[Entry] = list(version.rows.get(shard, ()))
             rows += [entry for entry in tail.entries if entry.start >= tail.base + hidden]
             self.world.checker.read(shard, self._expected[shard], rows)
+            self.shown.add(shard)

@@ -63,6 +63,7 @@ LOCK_WAIT_S = 5.0
 """How long a restarted actor waits for the process before it to be gone."""
 
 STATE = "state.json"
+FAILED = "sync-failed"
 SUFFIX = ".arrows"
 LOST = "lost-"
 """Begins the names of the folders in which what did not read back is kept."""
@@ -90,6 +91,7 @@ class Journal:
         self._lock = _lock(folder / "lock")
         self._generation = 1
         self._kept: dict[str, Any] = {}
+        self._end = 0
         self.state = self._load(shard, fsync)
 
     def apply(self, ops: Sequence[StoreOp]) -> None:
@@ -112,14 +114,19 @@ class Journal:
     def sync(self) -> None:
         """Make everything applied so far survive a power cut; nothing is done where nothing is to do."""
         if self._dirty and self._file is not None:
-            os.fdatasync(self._file)
+            try:
+                os.fdatasync(self._file)
+            except OSError:
+                # From now on the kernel may show what the disk refused: whoever opens this must not believe it.
+                (self.folder / FAILED).touch()
+                raise
         self._dirty = False
 
     def close(self) -> None:
         """Sync and say so: a journal that was closed lost nothing, whatever its fsync was."""
         self.sync()
         self._close_file()
-        self._write_state({**self._kept, "closed": True})
+        self._write_state({**self._kept, "closed": True, "end": self._end})
         os.close(self._lock)
 
     def _append(self, entries: Sequence[Entry]) -> None:
@@ -128,6 +135,7 @@ class Journal:
         if self._file is None or self._size >= self._file_bytes_max:
             self._rotate(entries[0].start)
         self._write(_encode(entries))
+        self._end = entries[-1].end
 
     def _write(self, data: pa.Buffer) -> None:
         view = memoryview(data)
@@ -161,6 +169,7 @@ class Journal:
         self.sync()
         self._close_file()
         self._generation += 1
+        self._end = op.trimmed
         if op.entries:
             self._append(op.entries)
             self.sync()
@@ -224,6 +233,9 @@ class Journal:
             }
         self._kept = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
         self._generation = kept["generation"]
+        self._end = entries[-1].end if entries else kept["trimmed"]
+        # What was read may be in the kernel's memory only; this replica answers for all of it, and may answer at once.
+        self._sync_files()
         self._write_state(self._kept)
         self._remove_other_generations()
         return ReplicaState(
@@ -244,8 +256,23 @@ class Journal:
             if self._paths(every_generation=True):
                 raise CorruptionError(f"{self.folder} has entries but no {STATE}")
             return None, ()
+        if (self.folder / FAILED).exists():
+            raise CorruptionError(f"a sync of {self.folder} failed, so the disk may lack what the kernel shows")
         self._generation = kept["generation"]
-        return kept, tuple(read_log(self._paths(), kept["trimmed"], cut=True))
+        entries = tuple(read_log(self._paths(), kept["trimmed"], cut=not kept["closed"]))
+        end = entries[-1].end if entries else kept["trimmed"]
+        if kept["closed"] and end != kept["end"]:
+            raise CorruptionError(f"{self.folder} was closed with entries up to {kept['end']}, and ends at {end}")
+        return kept, entries
+
+    def _sync_files(self) -> None:
+        for path in self._paths():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fdatasync(handle)
+            finally:
+                os.close(handle)
+        _sync_folder(self.folder)
 
     def _paths(self, every_generation: bool = False) -> list[Path]:
         pattern = "*" if every_generation else f"{self._generation:08d}-*"
@@ -260,7 +287,7 @@ class Journal:
         self._generation = 1
         aside = self.folder / f"{LOST}{time.time_ns()}"
         aside.mkdir()
-        for path in [self.folder / STATE, *self._paths(every_generation=True)]:
+        for path in [self.folder / STATE, self.folder / FAILED, *self._paths(every_generation=True)]:
             if path.exists():
                 shutil.move(path, aside)
         _sync_folder(self.folder)
@@ -296,8 +323,8 @@ def read_entries(path: Path, *, cut: bool = False, skip: bool = False) -> Iterat
     """The entries of one entry file, each checked.
 
     With ``cut``, what a crash tore off the end is removed from the file; with ``skip``, it is only passed over. Raises
-    `CorruptionError` for anything else that does not read back: a bad spot with good entries behind it was not made by
-    a crash.
+    `CorruptionError` for anything else that does not read back: a bad spot that is no single unfinished write, because
+    something stands behind it, was not made by a crash.
     """
     data = path.read_bytes()
     good = 0
@@ -308,7 +335,7 @@ def read_entries(path: Path, *, cut: bool = False, skip: bool = False) -> Iterat
         good = message_end
     if good == len(data):
         return
-    if not (cut or skip) or _any_entries(data, good):
+    if not (cut or skip) or _any_entries(data, good) or (_message_end(data, good) or len(data)) < len(data):
         raise CorruptionError(
             f"{path}: byte {good} begins something that is no entry, with entries behind it: the disk changed what was "
             "written"
@@ -344,6 +371,17 @@ def _message(data: bytes, position: int) -> tuple[int, list[Entry]] | None:
         return None
     entries = [Entry(**row) for row in batch.to_pylist()]
     return (source.tell(), entries) if all(entry.intact() for entry in entries) else None
+
+
+def _message_end(data: bytes, position: int) -> int | None:
+    """Where the message at ``position`` ends, whatever it holds; None where none can be told."""
+    source = pa.BufferReader(pa.py_buffer(data))
+    source.seek(position)
+    try:
+        pa.ipc.read_message(source)
+    except (pa.ArrowException, EOFError, OSError):
+        return None
+    return int(source.tell())
 
 
 def _any_entries(data: bytes, after: int) -> bool:

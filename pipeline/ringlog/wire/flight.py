@@ -219,25 +219,35 @@ class Link:
 
     def send(self, frame: bytes) -> None:
         """Put ``frame`` on its way, or drop it where the sibling is away; never waits for the network."""
-        if self._stream is None:
+        stream = self._stream  # another thread may take it away meanwhile
+        if stream is None:
             if time.monotonic() < self._retry_at:
                 return
-            try:
-                self._stream = Stream(self.location, self._token, "replica", self._on_frame, self._closed)
-            except (pa.ArrowException, OSError):
-                self._closed()
-                return
-        if self._stream.waiting() < LINK_FRAMES_MAX:
-            self._stream.send(frame)
+            stream = self._open()
+        if stream is not None and stream.waiting() < LINK_FRAMES_MAX:
+            stream.send(frame)
 
     def close(self) -> None:
         """End the stream that is open."""
-        if self._stream is not None:
-            self._stream.close()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
 
-    def _closed(self) -> None:
+    def _open(self) -> Stream | None:
+        opened: list[Stream] = []
+        try:
+            stream = Stream(self.location, self._token, "replica", self._on_frame, lambda: self._closed(opened))
+        except (pa.ArrowException, OSError):
+            self._closed(opened)
+            return None
+        opened.append(stream)
+        self._stream = stream
+        return stream
+
+    def _closed(self, ended: list[Stream]) -> None:
         self._retry_at = time.monotonic() + _RECONNECT_S
-        self._stream = None
+        if self._stream in ended:  # not one that was opened since
+            self._stream = None
 
 
 def read_tail(location: str, token: str, shard: str) -> TailReply:
