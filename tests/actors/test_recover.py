@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,24 @@ class Router:
 
 
 class Household:
-    """Everybody is at home."""
+    """Everybody is at home, but for those whose nodes are ``away``: they begin anew, with empty journals, or wait."""
 
-    def __init__(self, remotes: dict[str, Remote]) -> None:
-        self._remotes = remotes
+    def __init__(self, trio: Trio, away: Collection[str]) -> None:
+        self._trio = trio
+        self.away = set(away)
+        self.remotes = {actor: Remote(host) for actor, host in trio.hosts.items()}
+        self.began_anew: list[str] = []
 
     def summon(self, actor: str, anywhere: bool) -> Remote:
-        return self._remotes[actor]
+        if actor in self.away:
+            if not anywhere:
+                raise Unavailable(f"{actor} waits for its journals")
+            self.away.remove(actor)
+            self.began_anew.append(actor)
+            shutil.rmtree(self._trio.folder / "journals" / actor)
+            self._trio.hosts[actor] = self._trio.host(actor)
+            self.remotes[actor] = Remote(self._trio.hosts[actor])
+        return self.remotes[actor]
 
     def lives(self, actor: str, node: str) -> None:
         assert node == "here"
@@ -62,10 +73,12 @@ class Household:
 class Watched:
     """Three hosts under a controller, with what an operator sees of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, away: Collection[str] = ()) -> None:
         self.trio = Trio(folder)
-        self.remotes = {actor: Remote(host) for actor, host in self.trio.hosts.items()}
-        self.controller = Controller(list(self.remotes), 3, 2, Household(self.remotes), Router())
+        for actor in away:
+            self.trio.stop(actor)
+        self.household = Household(self.trio, away)
+        self.controller = Controller(sorted({*self.trio.hosts, *away}), 3, 2, self.household, Router())
         self.controller.begin()
 
     def status(self, shard: str = SHARD) -> dict[str, Any]:
@@ -108,16 +121,26 @@ class Following:
 
 
 @pytest.fixture
-def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """Ten records are acknowledged; then two of the three journals of their shard are gone."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for long."""
     monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 2.0)
     monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 0.2)
     monkeypatch.setattr("ringlog.control.reconcile.BACKOFF_S", (0.1, 0.1))
-    first = Watched(tmp_path)
+
+
+def acknowledged(folder: Path) -> None:
+    """Three complete shards; ten records of one are acknowledged; then every process ends."""
+    first = Watched(folder)
     for shard in ("shard-0", "shard-1", "shard-2"):
         first.await_condition("complete", shard)
     Client(first.leader()).submit(0)
     first.close()
+
+
+@pytest.fixture
+def lost(tmp_path: Path, quick: None) -> Iterator[Watched]:
+    """Two of the three journals of the shard are gone."""
+    acknowledged(tmp_path)
     for actor in ("shard-0", "shard-1"):
         shutil.rmtree(tmp_path / "journals" / actor / SHARD)
     second = Watched(tmp_path)
@@ -162,12 +185,29 @@ def test_an_accepted_loss_opens_it_with_a_gap_that_every_reader_shows(lost: Watc
     assert sorted(row["record_offset"] for row in stored) == list(range(21))
 
 
+def test_where_nodes_are_gone_no_more_actors_begin_anew_than_it_takes(tmp_path: Path, quick: None) -> None:
+    acknowledged(tmp_path)
+    lost = Watched(tmp_path, away=("shard-0", "shard-1"))
+    found = lost.await_condition("unavailable")
+    assert [(one["actor"], one["why"]) for one in found["missing"]] == [
+        ("shard-0", "no answer"),
+        ("shard-1", "no answer"),
+    ]
+    assert lost.household.began_anew == [], "not on its own"
+    epoch = lost.controller.accept_loss(SHARD)
+    assert lost.household.began_anew == ["shard-0"]
+    assert lost.await_condition("incomplete")["gaps"] == [[epoch, 10]]
+    other = lost.status("shard-1")
+    assert (other["condition"], other["answering"], other["gaps"]) == ("unavailable", 1, []), "it was not asked about"
+    lost.close()
+
+
 def test_only_one_try_runs_at_a_time(lost: Watched) -> None:
     """The controller goes on trying meanwhile; its tries and the operator's do not outrun one another."""
     lost.await_condition("unavailable")
     eventually(lambda: SHARD in lost.controller._busy)
     epoch = lost.controller.accept_loss(SHARD)
-    tries = [accepted for remote in lost.remotes.values() for accepted in remote.tries if accepted]
+    tries = [accepted for remote in lost.household.remotes.values() for accepted in remote.tries if accepted]
     assert tries == [True], "it was tried once, and nothing came in between"
     lost.await_condition("complete")
     assert lost.status()["gaps"] == [[epoch, 10]]

@@ -221,3 +221,23 @@ def test_against_a_shard_that_fails_in_every_way_nobody_is_told_a_lie(seed: int)
             assert copies <= 1
         else:
             assert copies == 0, f"{caller} was told {result!r}"
+
+
+def test_the_window_is_of_sequences_so_that_the_oldest_that_waits_is_still_remembered() -> None:
+    """One that waits to be stored, while others are acknowledged at once, must not fall out of the leader's memory."""
+    one = connected("stored")
+    for sequence in range(1, 2 * WINDOW):
+        for number, _ in sent(one.submit(batch(str(sequence)), 0.0)):
+            one.acknowledged(acknowledged(number), 0.0)
+    assert one.disconnected().routes
+    again = [number for number, _ in sent(one.connected(2, 0, 0.0))]
+    assert again[0] == 0
+    assert again[-1] < WINDOW
+
+
+def test_whoever_waits_behind_one_with_a_later_deadline_is_told_in_time() -> None:
+    one = Producer(SHARD, "p")
+    one.submit(batch("patient", deadline=100.0), 0.0)
+    one.submit(batch("hasty", deadline=1.0), 0.0)
+    assert errors(one.tick(1.0)) == {"hasty": Unavailable}
+    assert one.wake() == 100.0, "and nobody is woken for nothing"

@@ -610,4 +610,32 @@ MUTANTS = (
         "if self._best and self._stored > self._best.end:",
         Directed("a_table_that_is_ahead_of_a_first_takeover_means_that_it_is_late"),
     ),
+    Mutant(
+        "who counts from beyond the end is new",
+        "ringlog.replication.leader",
+        "if sequence == 0 and since > self.end and isinstance(verdict, New):",
+        "if False:",
+        Directed("who_counts_from_beyond_the_end_is_not_taken_for_new"),
+    ),
+    Mutant(
+        "the leader's level reached by any member",
+        "ringlog.replication.leader",
+        "*_reached(self._waiting.leader, self._peers[self.own].end),",
+        "*_reached(self._waiting.leader, message.end),",
+        Seeds(120),
+    ),
+    Mutant(
+        "the leader's level reached when ordered",
+        "ringlog.replication.leader",
+        '"leader": self._peers[self.own].end,',
+        '"leader": self.end,',
+        Seeds(120),
+    ),
+    Mutant(
+        "a read is never answered",
+        "ringlog.replication.leader",
+        "return self._ask(caller, None, now)",
+        "return NOTHING",
+        Seeds(10),
+    ),
 )

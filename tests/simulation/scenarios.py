@@ -266,6 +266,13 @@ def who_was_forgotten_is_told_so() -> None:
     assert table.advanced(()).check("x", 1, 0, since=2) == Evicted()
 
 
+def who_counts_from_beyond_the_end_is_not_taken_for_new() -> None:
+    """After an accepted loss: below ``since``, a producer that is forgotten later could be taken for new once more."""
+    one = _leader()
+    output = one.append("caller", "p", 0, 0, 100, 1, b"x", "quorum", 0.0)
+    assert (output.reply, one.end) == ((), 0), "it asks for its epoch before it refuses"
+
+
 def an_older_epoch_of_a_producer_is_over() -> None:
     from ringlog.replication import ProducerTable, Superseded
 

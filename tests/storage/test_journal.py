@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from ringlog.errors import ConfigurationError
-from ringlog.replication import Discard, Entry, Promise, Replace, ReplicaState, Write
+from ringlog.replication import NO_PRODUCERS, Discard, Entry, Promise, Replace, ReplicaState, Write
 from ringlog.schema import RECORD_SCHEMA, pack, unpack
 from ringlog.settings import Fsync
 from ringlog.storage import Journal, journal
@@ -239,3 +240,78 @@ def test_anybody_can_read_a_journal_with_pyarrow(tmp_path: Path) -> None:
     records = pa.ipc.open_stream(table["payload"][1].as_py()).read_all()
     assert records["body"].to_pylist() == ["record 1"] * 10
     assert unpack(table["payload"][1].as_py())["body"][0].as_py() == "record 1"
+
+
+def test_what_an_open_reads_back_is_synced_before_anybody_answers_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process may have written what no disk has yet; the next one answers for it without writing anything."""
+    one = opened(tmp_path)
+    one.apply([Replace(1, 1, 0, ((1, 0),), NO_PRODUCERS, ()), Write((entry(0),))])
+    killed(one)  # before it synced
+    synced: list[str] = []
+    fdatasync = os.fdatasync
+
+    def noted(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fdatasync(handle)
+
+    monkeypatch.setattr("ringlog.storage.journal.os.fdatasync", noted)
+    again = opened(tmp_path)
+    assert [kept.start for kept in again.state.entries] == [0]
+    assert synced == [str(path) for path in entry_files(tmp_path)]
+    killed(again)
+
+
+def test_a_closed_journal_is_never_cut(tmp_path: Path) -> None:
+    """Its end was synced and answered for, so whatever is wrong with it was not made by a crash."""
+    damages: dict[str, Callable[[bytes], bytes]] = {
+        "a flipped bit in the last message": lambda data: data[:-60] + bytes([data[-60] ^ 1]) + data[-59:],
+        "a torn end": lambda data: data[:-100],
+        "zeros at the end": lambda data: data[:-4096] + bytes(4096),
+        "nothing": lambda data: data[:0],
+    }
+    for name, damage in damages.items():
+        folder = tmp_path / name
+        one = opened(folder)
+        one.apply([Replace(1, 1, 0, ((1, 0),), NO_PRODUCERS, ())])
+        for number in range(20):
+            one.apply([Write((entry(number),))])
+            one.sync()
+        one.close()
+        (path,) = entry_files(folder)
+        path.write_bytes(damage(path.read_bytes()))
+        set_aside(folder, one.state)
+
+
+def test_a_last_file_that_is_gone_from_a_closed_journal_is_noticed(tmp_path: Path) -> None:
+    one = opened(tmp_path)
+    one.apply([Replace(1, 1, 0, ((1, 0),), NO_PRODUCERS, ()), Write((entry(0),))])
+    one.close()
+    (path,) = entry_files(tmp_path)
+    path.unlink()
+    after = opened_state(tmp_path)
+    assert after.id != one.state.id
+
+
+def test_zeros_that_are_more_than_one_unfinished_write_are_no_torn_tail(tmp_path: Path) -> None:
+    before = written(tmp_path, 20)
+    (path,) = entry_files(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-4000] + bytes(4000))
+    set_aside(tmp_path, before)
+
+
+def test_a_journal_whose_sync_failed_is_not_believed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = opened(tmp_path)
+    one.apply([Replace(1, 1, 0, ((1, 0),), NO_PRODUCERS, ()), Write((entry(0),))])
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("ringlog.storage.journal.os.fdatasync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        one.sync()
+    monkeypatch.undo()
+    killed(one)
+    set_aside(tmp_path, one.state)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import ringlog
+from ringlog.client.transport import Connection, MemoryTransport, OnFrame
+from ringlog.routing import Leading, Routes
+
+
+class Silent:
+    """A stream to a process that was stopped: it takes everything and answers nothing."""
+
+    def send(self, frame: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+
+class Stopped(MemoryTransport):
+    """The first leader has been stopped; whoever asks for the routes again hears of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
+        self.asked += 1
+        epoch = min(self.asked, 2)
+        return Routes(epoch, ("shard-0",), {"shard-0": Leading("shard-0", "memory", "memory", epoch)})
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        return Silent() if leading.epoch == 1 else super().connect(leading, on_frame, on_closed)
+
+
+def test_a_lone_submit_to_a_leader_that_was_stopped_finds_the_next_one() -> None:
+    with ringlog.Pipeline(Stopped()) as pipeline:
+        began = time.monotonic()
+        assert pipeline.submit_logs({"body": "x"}, timeout_s=10).records == 1
+        assert time.monotonic() - began < 5
+
+
+def test_a_leader_that_answers_is_not_asked_about() -> None:
+    transport = Stopped()
+    transport.asked = 1
+    with ringlog.Pipeline(transport) as pipeline:
+        pipeline.submit_logs({"body": "x"})
+        assert pipeline._sender._suspects_at() is None
