@@ -23,8 +23,10 @@ ABSENT_S = 5.0
 """How long an actor may be silent before it is looked where it is."""
 REPLACE_S = 60.0
 """How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
-ACCEPT_LOSS_DEADLINE_S = 90.0
-"""Longer than a try that is under way, and then one that waits for members that may be lost."""
+GATHER_S = 30.0
+"""How long an actor that begins anew may take until it answers."""
+ACCEPT_LOSS_DEADLINE_S = 150.0
+"""Longer than a try that is under way, actors that begin anew, and a take-over that waits for the lost, together."""
 
 
 class Household(Protocol):
@@ -101,6 +103,7 @@ class Controller:
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer: what only they hold is given up. Returns the epoch.
 
+        Where too few actors are left for it, some whose nodes are gone begin anew on others, with empty journals.
         Raises `Conflict` where it is led and so nothing is to be given up, and `Unavailable`, saying what is missing.
         """
         if shard not in self._reconciler.shards:
@@ -112,17 +115,33 @@ class Controller:
             leader = leader_of(shard, statuses)
             if leader is not None:
                 raise Conflict(f"{shard} is led by {leader}: nothing was given up. Look again with `ringlog recover`")
+            statuses = self._gathered(shard, statuses)
             epoch = self._lead(self._reconciler.forced(shard, statuses), statuses, accept_loss=True)
             self._trouble.pop(shard, None)
             return epoch
         finally:
             self._end_try(shard)
 
+    def _gathered(self, shard: str, statuses: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The statuses once enough actors answer; as many as are lacking begin anew elsewhere, if their nodes are gone.
+
+        Not one more than that: other shards may still wait for the disks of the rest.
+        """
+        lacking = self._reconciler.lacking(shard, statuses)
+        for actor in self._reconciler.wished(shard):
+            if lacking and actor not in statuses and self._begin_try(_home(actor), wait_s=CALL_DEADLINE_S):
+                lacking -= self._bring(actor, anywhere=True)
+        deadline = time.monotonic() + GATHER_S
+        while self._reconciler.lacking(shard, statuses) and time.monotonic() < deadline:
+            self._closed.wait(HEARTBEAT_S)
+            statuses = self._ask_all()
+        return statuses
+
     def _ask_all(self) -> dict[str, dict[str, Any]]:
         """The status of each actor that answers now: what an operator decides on must not be old."""
         asked = {
             actor: self._calls.submit(remote.call, "status", {}, timeout_s=CALL_DEADLINE_S)
-            for actor, remote in self._shards.items()
+            for actor, remote in list(self._shards.items())
         }
         statuses: dict[str, dict[str, Any]] = {}
         for actor, call in asked.items():
@@ -182,14 +201,17 @@ class Controller:
                 )
                 self._calls.submit(self._bring, actor, absent_s >= REPLACE_S and not needed)
 
-    def _bring(self, actor: str, anywhere: bool) -> None:
+    def _bring(self, actor: str, anywhere: bool) -> bool:
+        """Whether it is on its way; ends the caller's try."""
         try:
             remote = self._household.summon(actor, anywhere)
             if remote is not None:
                 self._shards[actor] = remote
                 self._heartbeats.watch(actor, remote)
+            return remote is not None
         except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
             _logger.warning("%s cannot be brought back now: %s", actor, error)
+            return False
         finally:
             self._end_try(_home(actor))
 

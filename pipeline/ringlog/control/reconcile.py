@@ -60,14 +60,18 @@ class Reconciler:
             self._calm_since = now
         return wanted
 
+    def lacking(self, shard: str, statuses: Statuses) -> int:
+        """How many more of the actors that should keep ``shard`` must answer before it can open at all."""
+        return max(0, self._quorum - sum(actor in statuses for actor in self.wished(shard)))
+
     def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
         wished = self.wished(shard)
         alive = tuple(actor for actor in wished if actor in statuses)
-        if len(alive) < self._quorum:
+        if self.lacking(shard, statuses):
             raise Unavailable(
                 f"{shard} needs {self._quorum} of {', '.join(wished)} to go on with, and {len(alive)} of them answer: "
-                "give them nodes first, with empty disks if need be"
+                "look again in a minute, or give them nodes"
             )
         return TakeOver(shard, alive[0], alive)
 
