@@ -29,6 +29,8 @@ _logger = logging.getLogger(__name__)
 REFRESH_S = 5.0
 """How old routes may get while something is being sent."""
 RETRY_S = 0.1
+SUSPECT_S = 1.0
+"""How long a leader may owe an answer before newer routes are looked for: one that was stopped keeps its streams."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Sender:
         self._refreshing = False
         self._producers: dict[str, Producer] = {}
         self._connections: dict[str, Connection] = {}
+        self._owing_since: dict[str, float] = {}
         self._key_bytes: defaultdict[int, int] = defaultdict(int)
         self._batcher = Batcher(
             self._settings.batch_rows_max, self._settings.batch_bytes_max, self._settings.linger_ms / 1000
@@ -142,7 +145,8 @@ class Sender:
     def _run(self) -> None:
         while True:
             now = time.monotonic()
-            wakes = [producer.wake() for producer in self._producers.values()] + [self._batcher.wake()]
+            wakes = [producer.wake() for producer in self._producers.values()]
+            wakes += [self._batcher.wake(), self._suspects_at()]
             wake = min((one for one in wakes if one is not None), default=None)
             try:
                 event = self._inbox.get(timeout=None if wake is None else max(0.0, wake - now))
@@ -157,6 +161,15 @@ class Sender:
         self._pack(self._batcher.take(now))
         for shard, producer in self._producers.items():
             self._do(shard, producer.tick(now))
+        suspects_at = self._suspects_at()
+        if suspects_at is not None and suspects_at <= now:
+            self._refresh(0.0)
+
+    def _suspects_at(self) -> float | None:
+        """When the leader that owes an answer for longest should have been replaced, if it is to be."""
+        if self._refreshing or not self._owing_since:
+            return None
+        return max(min(self._owing_since.values()), self._refreshed) + SUSPECT_S
 
     def _take(self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool) -> None:
         now = time.monotonic()
@@ -219,6 +232,7 @@ class Sender:
         producer = self._producers[shard]
         leading = self._routes.leaders.get(shard)
         old = self._connections.pop(shard, None)
+        self._owing_since.pop(shard, None)
         if old is not None:
             old.close()
         if leading is None:
@@ -241,6 +255,7 @@ class Sender:
     def _closed(self, shard: str, connection: Connection) -> None:
         if self._connections.get(shard) is connection:
             del self._connections[shard]
+            self._owing_since.pop(shard, None)
             self._do(shard, self._producers[shard].disconnected())
 
     def _received(self, frame: memoryview) -> None:
@@ -251,6 +266,7 @@ class Sender:
         producer = self._producers.get(message.shard)
         if producer is None:
             return
+        self._owing_since.pop(message.shard, None)
         handle: Any = producer.acknowledged if isinstance(message, Acknowledged) else producer.declined
         self._do(message.shard, handle(message, time.monotonic()))
 
@@ -259,6 +275,8 @@ class Sender:
         if connection is not None:
             for submit in step.send:
                 connection.send(encode(submit))
+            if len(self._producers[shard]):
+                self._owing_since.setdefault(shard, time.monotonic())
         for pieces, result in step.results:
             start = result.start if isinstance(result, Acknowledged) else 0
             for piece in pieces:
