@@ -117,6 +117,7 @@ def test_recover_says_what_an_unavailable_shard_needs_and_what_it_would_cost_to_
         "  shard-1: its shard actor does not answer (journal b-journal)",
         "  shard-2: its shard actor came back with another journal: this one is elsewhere, set aside, or gone "
         "(journal c-journal)",
+        "  Its takeover waits for 1 of 2 needed seals; no answer from shard-1, shard-2.",
         "  Start those nodes again, with their disks: that loses nothing, and the shard then opens by itself.",
         "  Only if they never come back, and what they alone hold may be lost for good:",
         "    ringlog recover --accept-loss shard-0",

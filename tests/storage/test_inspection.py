@@ -12,6 +12,7 @@ import pytest
 from ringlog.errors import CorruptionError
 from ringlog.replication import Discard, Replace, Write
 from ringlog.storage import Journal, find_journals, inspect, inspection
+from ringlog.storage.journal import FAILED
 from storage.test_journal import SHARD, entry, entry_files, killed, opened, written
 
 
@@ -61,6 +62,21 @@ def test_what_does_not_read_back_is_told(tmp_path: Path, what: str) -> None:
     path.write_bytes(data)
     if what == "gone":
         path.unlink()
+    with pytest.raises(CorruptionError, match=str(folder)):
+        inspect(folder)
+
+
+@pytest.mark.parametrize("what", ["a failed sync", "a torn end"])
+def test_a_closed_journal_and_one_that_failed_are_held_to_more(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "j"
+    written(folder, 3)
+    opened(folder).close()
+    assert inspect(folder) is not None
+    if what == "a failed sync":
+        (folder / FAILED).touch()
+    else:
+        last = entry_files(folder)[-1]
+        last.write_bytes(last.read_bytes()[:-100])
     with pytest.raises(CorruptionError, match=str(folder)):
         inspect(folder)
 

@@ -65,6 +65,8 @@ def _unavailable(name: str, shard: dict[str, Any]) -> Iterator[Text]:
     yield Text(f"{name} is UNAVAILABLE: {needed}", style="bold red")
     for one in shard["missing"]:
         yield Text(f"  {one['actor']}: {_WHY[one['why']]} (journal {one['id']})", style="red")
+    if shard["waits_for"]:
+        yield Text(f"  Its takeover waits for {show.plain(shard['waits_for'])}.")
     yield Text("  Start those nodes again, with their disks: that loses nothing, and the shard then opens by itself.")
     yield Text("  Only if they never come back, and what they alone hold may be lost for good:")
     yield Text(f"    ringlog recover --accept-loss {name}", style="bold")
@@ -80,6 +82,7 @@ def _accept(running: cluster.Cluster, name: str, yes: bool, json: bool) -> None:
     for line in explanation(name, before):
         show.errors.print(line, soft_wrap=True)
     if not yes:
+        show.errors.print("Where nodes are gone, as many shard actors as it takes begin anew on others, with nothing.")
         question = f"Open {name} without what does not answer within 10 s, and lose for good what only that holds?"
         typer.confirm(question, abort=True, err=True)
     with show.errors.status(f"opening {name}: its members have a last chance to answer"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringlog.errors import CorruptionError
-from ringlog.storage.journal import LOST, STATE, SUFFIX, needed, read_log, read_state
+from ringlog.storage.journal import FAILED, LOST, STATE, SUFFIX, needed, read_log, read_state
 
 ATTEMPTS = 5
 """How often a journal is read anew because its process trimmed or replaced it meanwhile."""
@@ -54,8 +54,12 @@ def _inspect(folder: Path) -> JournalReport | None:
         if any(folder.glob(f"*{SUFFIX}")):
             raise CorruptionError(f"{folder} has entries but no {STATE}")
         return JournalReport(folder, folder.name, "", 0, 0, set_aside) if set_aside else None
+    if (folder / FAILED).exists():
+        raise CorruptionError(f"a sync of {folder} failed, so the disk may lack what the kernel shows")
     end = kept["trimmed"]
     paths = sorted(folder.glob(f"{kept['generation']:08d}-*{SUFFIX}"))
-    for entry in read_log(needed(paths, kept["trimmed"]), kept["trimmed"], skip=True):
+    for entry in read_log(needed(paths, kept["trimmed"]), kept["trimmed"], skip=not kept["closed"]):
         end = entry.end
+    if kept["closed"] and end != kept["end"]:
+        raise CorruptionError(f"{folder} was closed with entries up to {kept['end']}, and ends at {end}")
     return JournalReport(folder, kept["shard"], kept["id"], kept["trimmed"], end, set_aside)
