@@ -541,13 +541,6 @@ MUTANTS = (
         Seeds(120),
     ),
     Mutant(
-        "a producer begins in the future",
-        "ringlog.client.producer",
-        "self._since = self._committed",
-        "self._since = 10**9",
-        Seeds(120),
-    ),
-    Mutant(
         "a doubtful batch is given up",
         "ringlog.client.producer",
         "            if not batch.on_its_way and not batch.doubtful:\n                clean",
