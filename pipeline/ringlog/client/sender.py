@@ -20,7 +20,7 @@ from ringlog.client.batcher import Batcher, Group
 from ringlog.client.producer import Acks, Batch, Producer, Step
 from ringlog.client.transport import Connection, Transport
 from ringlog.errors import Overloaded, RinglogError, Unavailable
-from ringlog.routing import Routes, key_hashes
+from ringlog.routing import Leading, Routes, key_hashes
 from ringlog.schema import cut, pack
 from ringlog.wire import Acknowledged, decode, encode
 
@@ -60,6 +60,13 @@ class _Piece:
     rows: int
 
 
+@dataclass(eq=False)
+class _Dial:
+    """One attempt to have a stream to a leader. Opening may take long, so it has a thread of its own."""
+
+    leading: Leading
+
+
 class Sender:
     """Sends batches of records over ``transport`` in the background; safe for several threads.
 
@@ -74,6 +81,7 @@ class Sender:
         self._refreshed = time.monotonic()
         self._refreshing = False
         self._producers: dict[str, Producer] = {}
+        self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
         self._connections: dict[str, Connection] = {}
         self._owing_since: dict[str, float] = {}
         self._key_bytes: defaultdict[int, int] = defaultdict(int)
@@ -229,34 +237,53 @@ class Sender:
         return self._producers[shard]
 
     def _connect(self, shard: str) -> None:
-        producer = self._producers[shard]
         leading = self._routes.leaders.get(shard)
-        old = self._connections.pop(shard, None)
-        self._owing_since.pop(shard, None)
-        if old is not None:
-            old.close()
+        dialling = self._dials.get(shard)
+        if dialling is not None and dialling.leading == leading and shard not in self._connections:
+            return
+        self._hang_up(shard)
         if leading is None:
             self._refresh(RETRY_S)
             return
-        connection: Connection
+        dial = self._dials[shard] = _Dial(leading)
 
         def closed() -> None:
-            self._inbox.put(lambda: self._closed(shard, connection))
+            self._inbox.put(lambda: self._closed(shard, dial))
 
-        try:
-            connection = self._transport.connect(leading, self._received, closed)
-        except Unavailable:
+        def open_stream() -> None:
+            try:
+                connection: Connection | None = self._transport.connect(dial.leading, self._received, closed)
+            except Unavailable as error:
+                _logger.debug("%s: %s", shard, error)
+                connection = None
+            self._inbox.put(lambda: self._connected(shard, dial, connection))
+
+        threading.Thread(target=open_stream, name="ringlog-dial", daemon=True).start()
+
+    def _connected(self, shard: str, dial: _Dial, connection: Connection | None) -> None:
+        if self._dials.get(shard) is not dial:  # it ended already, or another leader is dialled
+            if connection is not None:
+                connection.close()
+        elif connection is None:
+            del self._dials[shard]
             self._refresh(RETRY_S)
-            return
-        self._connections[shard] = connection
-        committed = self._routes.committed.get(shard, 0)
-        self._do(shard, producer.connected(leading.epoch, committed, time.monotonic()))
+        else:
+            self._connections[shard] = connection
+            committed = self._routes.committed.get(shard, 0)
+            step = self._producers[shard].connected(dial.leading.epoch, committed, time.monotonic())
+            self._do(shard, step)
 
-    def _closed(self, shard: str, connection: Connection) -> None:
-        if self._connections.get(shard) is connection:
-            del self._connections[shard]
-            self._owing_since.pop(shard, None)
+    def _closed(self, shard: str, dial: _Dial) -> None:
+        if self._dials.get(shard) is dial:
+            self._hang_up(shard)
             self._do(shard, self._producers[shard].disconnected())
+
+    def _hang_up(self, shard: str) -> None:
+        self._dials.pop(shard, None)
+        self._owing_since.pop(shard, None)
+        connection = self._connections.pop(shard, None)
+        if connection is not None:
+            connection.close()
 
     def _received(self, frame: memoryview) -> None:
         message = decode(frame)

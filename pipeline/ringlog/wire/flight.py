@@ -27,6 +27,7 @@ Send = Callable[[bytes], None]
 
 TAIL_DEADLINE_S = 10.0
 """How long a read of one shard's tail may take before its answer begins."""
+OPEN_DEADLINE_S = 5.0
 CLOSE_DEADLINE_S = 1.0
 LINK_FRAMES_MAX = 16
 """How many frames may wait for a peer that does not take them; more are dropped, and sent again when it is back."""
@@ -69,7 +70,7 @@ class Server(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:  # noqa: ARG002
         """Hand each frame to the handler; a thread of the stream's own writes the answers."""
         kind = descriptor.command.decode()
-        outgoing = _Outgoing(writer.write_metadata, lambda: None)
+        outgoing = _Outgoing(lambda: (writer.write_metadata, lambda: None))
         try:
             for piece in reader:
                 self._handler.frame(kind, memoryview(piece.app_metadata), outgoing.put)
@@ -106,11 +107,13 @@ class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 
 
 class _Outgoing:
-    """Frames on their way out, written by one thread, so that nobody who sends ever waits for the network."""
+    """Frames on their way out, written by one thread, so that nobody who sends ever waits for the network.
 
-    def __init__(self, write: Callable[[Any], None], end: Callable[[], None]) -> None:
-        self._write = write
-        self._end = end
+    ``begin`` is called in that thread first; it gives how to write a frame, and how to end.
+    """
+
+    def __init__(self, begin: Callable[[], tuple[Callable[[Any], None], Callable[[], None]]]) -> None:
+        self._begin = begin
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._broken = False
         self._thread = threading.Thread(target=self._run, name="ringlog-stream-out", daemon=True)
@@ -132,9 +135,10 @@ class _Outgoing:
 
     def _run(self) -> None:
         try:
+            write, end = self._begin()
             while (frame := self._frames.get()) is not None:
-                self._write(frame)
-            self._end()
+                write(frame)
+            end()
         except (pa.ArrowException, OSError):  # whoever waits for an answer hears from the reading side
             self._broken = True
 
@@ -146,8 +150,8 @@ def _options(token: str, timeout_s: float | None = None) -> Any:
 class Stream:
     """The calling end of a two-way stream.
 
-    ``on_frame`` gets every answer, ``on_closed`` is told once when the stream has ended, both from a thread of the
-    stream's own.
+    ``on_frame`` gets every answer, ``on_closed`` is told once when the stream has ended or could not be opened, both
+    from threads of the stream's own. Opening may take as long as the other side is stopped, so it is done there too.
     """
 
     def __init__(
@@ -158,15 +162,25 @@ class Stream:
         on_frame: Callable[[memoryview], None],
         on_closed: Callable[[], None],
     ) -> None:
-        self._client = fl.connect(location)
-        self._writer, self._reader = self._client.do_exchange(
-            fl.FlightDescriptor.for_command(kind.encode()), _options(token)
-        )
+        self._location = location
+        self._token = token
+        self._kind = kind
         self._on_frame = on_frame
         self._on_closed = on_closed
-        self._outgoing = _Outgoing(self._writer.write_metadata, self._writer.done_writing)
-        self._thread = threading.Thread(target=self._read, name="ringlog-stream-in", daemon=True)
-        self._thread.start()
+        self._client: Any = None
+        self._reader: Any = None
+        self._reading: threading.Thread | None = None
+        self._tried = threading.Event()
+        self._error: Exception | None = None
+        self._outgoing = _Outgoing(self._open)
+
+    def await_opened(self, timeout_s: float) -> None:
+        """Wait until the other side has taken the stream. Raises `Unavailable`."""
+        if not self._tried.wait(timeout_s):
+            self.close()
+            raise Unavailable(f"the shard actor at {self._location} does not answer in {timeout_s:g} s")
+        if self._error is not None:
+            raise Unavailable(f"the shard actor at {self._location} does not answer: {self._error}") from self._error
 
     def send(self, frame: bytes) -> None:
         """Put ``frame`` on its way; never waits."""
@@ -184,9 +198,27 @@ class Stream:
     def join(self) -> None:
         """Wait until the stream has ended; a side that does not answer is not waited for long."""
         self._outgoing.join()
-        self._thread.join(CLOSE_DEADLINE_S)
-        if self._thread.is_alive():
+        if self._reading is None:
+            return  # it is not open; if it opens yet, it ends at once
+        self._reading.join(CLOSE_DEADLINE_S)
+        if self._reading.is_alive():
             self._reader.cancel()
+
+    def _open(self) -> tuple[Callable[[Any], None], Callable[[], None]]:
+        try:
+            self._client = fl.connect(self._location)
+            descriptor = fl.FlightDescriptor.for_command(self._kind.encode())
+            writer, self._reader = self._client.do_exchange(descriptor, _options(self._token))
+        except (pa.ArrowException, OSError) as error:
+            self._error = error
+            self._tried.set()
+            self._on_closed()
+            raise
+        reading = threading.Thread(target=self._read, name="ringlog-stream-in", daemon=True)
+        reading.start()
+        self._reading = reading
+        self._tried.set()
+        return writer.write_metadata, writer.done_writing
 
     def _read(self) -> None:
         try:
@@ -200,11 +232,10 @@ class Stream:
 def open_stream(
     location: str, token: str, on_frame: Callable[[memoryview], None], on_closed: Callable[[], None]
 ) -> Stream:
-    """A producer's stream to the shard actor at ``location``. Raises `Unavailable`."""
-    try:
-        return Stream(location, token, "producer", on_frame, on_closed)
-    except (pa.ArrowException, OSError) as error:
-        raise Unavailable(f"the shard actor at {location} does not answer: {error}") from error
+    """A producer's stream to the shard actor at ``location``, once it is open. Raises `Unavailable`."""
+    stream = Stream(location, token, "producer", on_frame, on_closed)
+    stream.await_opened(OPEN_DEADLINE_S)
+    return stream
 
 
 class Link:
@@ -215,6 +246,7 @@ class Link:
         self._token = token
         self._on_frame = on_frame
         self._stream: Stream | None = None
+        self._ended = threading.Event()  # of the newest stream
         self._retry_at = 0.0
 
     def send(self, frame: bytes) -> None:
@@ -224,7 +256,7 @@ class Link:
             if time.monotonic() < self._retry_at:
                 return
             stream = self._open()
-        if stream is not None and stream.waiting() < LINK_FRAMES_MAX:
+        if stream.waiting() < LINK_FRAMES_MAX:
             stream.send(frame)
 
     def close(self) -> None:
@@ -233,20 +265,18 @@ class Link:
         if stream is not None:
             stream.close()
 
-    def _open(self) -> Stream | None:
-        opened: list[Stream] = []
-        try:
-            stream = Stream(self.location, self._token, "replica", self._on_frame, lambda: self._closed(opened))
-        except (pa.ArrowException, OSError):
-            self._closed(opened)
-            return None
-        opened.append(stream)
+    def _open(self) -> Stream:
+        ended = self._ended = threading.Event()
+        stream = Stream(self.location, self._token, "replica", self._on_frame, lambda: self._closed(ended))
         self._stream = stream
+        if ended.is_set():  # it could not be opened, and that was told before there was a stream to take away
+            self._stream = None
         return stream
 
-    def _closed(self, ended: list[Stream]) -> None:
+    def _closed(self, ended: threading.Event) -> None:
+        ended.set()
         self._retry_at = time.monotonic() + _RECONNECT_S
-        if self._stream in ended:  # not one that was opened since
+        if self._ended is ended:  # not one that was opened since
             self._stream = None
 
 
