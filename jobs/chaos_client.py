@@ -21,8 +21,8 @@ from deltalake import DeltaTable
 import ringlog
 from ringlog.client.producer import Acks
 
-OUTSTANDING = 16
-"""How many submits one client has under way."""
+OUTSTANDING = 200
+"""How many submits one client has under way: enough that a shard without a leader does not hold up the others."""
 PAUSE_S = 0.012
 READ_EVERY_S = 2.0
 CONNECT_DEADLINE_S = 90.0
