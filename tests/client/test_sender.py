@@ -50,3 +50,24 @@ def test_a_leader_that_answers_is_not_asked_about() -> None:
     with ringlog.Pipeline(transport) as pipeline:
         pipeline.submit_logs({"body": "x"})
         assert pipeline._sender._suspects_at() is None
+
+
+class Leaderless(MemoryTransport):
+    """No shard has a leader until it has been asked for often enough."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after, self.asked = after, 0
+
+    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
+        self.asked += 1
+        found = super().routes(key_bytes)
+        return found if self.asked > self.after else Routes(0, found.shards, {})
+
+
+def test_however_many_wait_for_a_leader_they_ask_for_the_routes_together() -> None:
+    transport = Leaderless(after=4)
+    with ringlog.Pipeline(transport) as pipeline:
+        futures = [pipeline.submit_logs({"body": "x"}, wait=False) for _ in range(50)]
+        assert sum(future.result(10).records for future in futures) == 50
+    assert transport.asked == 5

@@ -80,6 +80,7 @@ class Sender:
         self._routes: Routes = transport.routes({})
         self._refreshed = time.monotonic()
         self._refreshing = False
+        self._awaiting: list[Callable[[], None]] = []  # what is tried again with the next routes
         self._producers: dict[str, Producer] = {}
         self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
         self._connections: dict[str, Connection] = {}
@@ -329,8 +330,13 @@ class Sender:
             submission.future.set_result(submission.parts)
 
     def _refresh(self, after_s: float, then: Callable[[], None] | None = None) -> None:
-        """Fetch routes from a thread that may wait; producers without a connection get one from them."""
-        if self._refreshing and then is None:
+        """Fetch routes from a thread that may wait; producers without a connection get one from them.
+
+        One fetch is under way at a time, however many wait for it.
+        """
+        if then is not None:
+            self._awaiting.append(then)
+        if self._refreshing:
             return
         self._refreshing = True
         sent, self._key_bytes = dict(self._key_bytes), defaultdict(int)
@@ -342,11 +348,11 @@ class Sender:
             except RinglogError as error:
                 _logger.debug("no routes now: %s", error)
                 routes = None
-            self._inbox.put(lambda: self._refetched(routes, then))
+            self._inbox.put(lambda: self._refetched(routes))
 
         threading.Thread(target=fetch, name="ringlog-routes", daemon=True).start()
 
-    def _refetched(self, routes: Routes | None, then: Callable[[], None] | None) -> None:
+    def _refetched(self, routes: Routes | None) -> None:
         self._refreshing = False
         self._refreshed = time.monotonic()
         if routes is not None:
@@ -354,7 +360,8 @@ class Sender:
         for shard, producer in self._producers.items():
             if producer.leader_epoch is None and len(producer):
                 self._connect(shard)
-        if then is not None:
+        awaiting, self._awaiting = self._awaiting, []
+        for then in awaiting:
             then()
 
     def _take_routes(self, routes: Routes) -> None:
