@@ -84,21 +84,34 @@ class Controller:
         return {"shards": shards, "actors": statuses}
 
     def flush(self, timeout_s: float) -> dict[str, int]:
-        """Archive what every shard has committed. Raises `Unavailable`, naming what is not archived."""
+        """Archive what every shard has committed. Raises `Unavailable`, naming what is not archived.
+
+        A shard whose leader moved while the actors were asked is asked for again.
+        """
+        deadline = time.monotonic() + timeout_s
+        stored: dict[str, int] = {}
+        while True:
+            errors = self._flush_led(deadline - time.monotonic(), stored)
+            missing = [shard for shard in self._reconciler.shards if shard not in stored]
+            if not missing:  # an actor that does not answer, and leads nothing, kept nothing from it
+                return stored
+            if time.monotonic() >= deadline:
+                raise Unavailable("; ".join(errors or [f"{', '.join(missing)} have no leader that answers"]))
+            self._closed.wait(HEARTBEAT_S)
+
+    def _flush_led(self, timeout_s: float, stored: dict[str, int]) -> list[str]:
+        """Let every actor archive what it leads, and note how far in ``stored``; what went wrong."""
         calls = {
             actor: self._calls.submit(shard.call, "flush", timeout_s, timeout_s=timeout_s + CALL_DEADLINE_S)
-            for actor, shard in self._shards.items()
+            for actor, shard in list(self._shards.items())
         }
-        stored: dict[str, int] = {}
         errors = []
         for actor, call in calls.items():
             try:
                 stored.update(call.result())
             except RinglogError as error:
                 errors.append(f"{actor}: {error}")
-        if errors:
-            raise Unavailable("; ".join(errors))
-        return stored
+        return errors
 
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer: what only they hold is given up. Returns the epoch.
