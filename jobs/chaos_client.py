@@ -19,7 +19,7 @@ import ray
 from deltalake import DeltaTable
 
 import ringlog
-from ringlog.client.producer import Acks
+from ringlog.replication import Acks
 
 OUTSTANDING = 200
 """How many submits one client has under way: enough that a shard without a leader does not hold up the others."""

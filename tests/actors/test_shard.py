@@ -19,10 +19,11 @@ from ringlog.errors import Fenced, Unavailable
 from ringlog.metadata import open_store
 from ringlog.metadata.records import shard_key, shard_state_from_bytes
 from ringlog.records import to_record_batch
+from ringlog.replication import Submit
 from ringlog.schema import pack
 from ringlog.settings import Settings
 from ringlog.storage import Table, read_entries
-from ringlog.wire import Acknowledged, Declined, Submit, decode, encode, follow, open_stream, read_tail
+from ringlog.wire import Acknowledged, Declined, decode, encode, follow, open_stream, read_tail
 
 TOKEN = "token"
 SHARD = "shard-0"

@@ -106,7 +106,6 @@ def test_a_metadata_store_that_lets_two_win(tmp_path: Path, monkeypatch: pytest.
     assert (looked.state, "from an old version was taken" in looked.seen) == ("fail", True)
 
 
-@pytest.mark.skipif(not IN_MEMORY.is_dir(), reason="no memory file system here")
 def test_journals_in_memory(tmp_path: Path) -> None:
     folder = IN_MEMORY / tmp_path.name
     looked = found(settings(tmp_path, journal_dir=str(folder)))["journal folder"]

@@ -7,9 +7,9 @@ import pytest
 
 from ringlog.client.producer import GAP_PAUSE_S, OVERLOAD_PAUSE_S, WINDOW, Batch, Producer, Step
 from ringlog.errors import InvalidRecord, OutcomeUnknown, Overloaded, Unavailable
-from ringlog.replication import Evicted, Expected, Known, New, ProducerTable, Superseded
+from ringlog.replication import Evicted, Expected, Known, New, ProducerTable, Submit, Superseded
 from ringlog.replication.messages import Entry
-from ringlog.wire import Acknowledged, Declined, Submit
+from ringlog.wire import Acknowledged, Declined
 
 SHARD = "shard-0"
 

@@ -25,6 +25,7 @@ from ringlog.replication import (
     ShardState,
     Standing,
     Stored,
+    Submit,
     Unanswered,
     Violation,
     already_stored,
@@ -168,21 +169,9 @@ class Scene:
         since, words = (words[0][6:], words[1:]) if words[0].startswith("since=") else ("0", words)
         leader = self.running[actor].leader
         epoch = leader.epoch if leader else self.state.epoch if self.state else 0
-        self._drive(
-            actor,
-            lambda one: one.append(
-                batch,
-                epoch,
-                producer,
-                int(producer_epoch),
-                int(sequence),
-                int(since),
-                len(words),
-                " ".join(words).encode(),
-                "quorum",
-                self.now,
-            ),
-        )
+        numbers = (int(producer_epoch), int(sequence), int(since), len(words))
+        submit = Submit(SHARD, epoch, producer, *numbers, "quorum", " ".join(words).encode())
+        self._drive(actor, lambda one: one.append(batch, submit, self.now))
 
     def do_read(self, actor: str) -> None:
         """``read x``: what of the log is not in the table yet? When x has confirmed its epoch, the table is read too."""

@@ -20,6 +20,7 @@ from ringlog.replication import (
     Member,
     Output,
     Refused,
+    Submit,
     Trim,
     Violation,
 )
@@ -36,7 +37,7 @@ def leader(entries: tuple[Entry, ...] = (), trimmed: int = 0, buffer_bytes_max: 
 def submit(
     to: Leader, sequence: int, caller: str = "caller", acks: Any = "quorum", size: int = 10, now: float = 0.0
 ) -> Output:
-    return to.append(caller, "p", 0, sequence, 0, 10, b"x" * size, acks, now)
+    return to.append(caller, Submit(SHARD, 5, "p", 0, sequence, 0, 10, acks, b"x" * size), now)
 
 
 def appended(id: str, end: int, epoch: int = 5) -> Appended:
@@ -101,7 +102,7 @@ def test_a_jump_is_refused_only_after_a_quorum_confirmed_the_epoch() -> None:
 
 def test_an_evicted_producer_is_told_so() -> None:
     one = leader()
-    one.append("caller", "unknown", 0, 7, 0, 10, b"x", "quorum", 0.0)
+    one.append("caller", Submit(SHARD, 5, "unknown", 0, 7, 0, 10, "quorum", b"x"), 0.0)
     one.handle(Confirmed(SHARD, "a", 5, 1), 0.0)
     ((_, refused),) = one.handle(Confirmed(SHARD, "b", 5, 1), 0.0).reply
     assert isinstance(refused, Refused)

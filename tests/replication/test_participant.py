@@ -36,6 +36,7 @@ from ringlog.replication import (
     ShardState,
     Standing,
     Stored,
+    Submit,
     Trim,
     Unanswered,
     Violation,
@@ -74,7 +75,7 @@ def leading(epoch: int = 1) -> Participant:
 
 
 def append(to: Participant, caller: str = "writer", epoch: int = 1, sequence: int = 0) -> Output:
-    return to.append(caller, epoch, "p", 0, sequence, 0, 10, b"payload", "quorum", 0.0)
+    return to.append(caller, Submit(SHARD, epoch, "p", 0, sequence, 0, 10, "quorum", b"payload"), 0.0)
 
 
 def test_an_opened_epoch_is_led_here_and_its_own_replica_counts() -> None:

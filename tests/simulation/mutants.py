@@ -606,7 +606,7 @@ MUTANTS = (
     Mutant(
         "who counts from beyond the end is new",
         "ringlog.replication.leader",
-        "if sequence == 0 and since > self.end and isinstance(verdict, New):",
+        "if submit.sequence == 0 and submit.since > self.end and isinstance(verdict, New):",
         "if False:",
         Directed("who_counts_from_beyond_the_end_is_not_taken_for_new"),
     ),

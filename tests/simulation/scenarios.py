@@ -30,6 +30,12 @@ def _leader(epoch: int = 3, entries: tuple[Any, ...] = ()) -> Any:
     return Leader(SHARD, epoch, _members(), 2, "x", 0, entries, NO_PRODUCERS, 1000)
 
 
+def _submit(sequence: int, since: int = 0) -> Any:
+    from ringlog.replication import Submit
+
+    return Submit(SHARD, 3, "p", 0, sequence, since, 1, "quorum", b"x")
+
+
 def _replica(**state: Any) -> Any:
     from ringlog.replication import Replica, ReplicaState
 
@@ -97,7 +103,7 @@ def answers_to_an_old_epoch_commit_nothing() -> None:
     from ringlog.replication import Appended, Confirmed
 
     one = _leader()
-    one.append("caller", "p", 0, 0, 0, 1, b"x", "quorum", 0.0)
+    one.append("caller", _submit(0), 0.0)
     one.handle(Appended(SHARD, "x", 3, 1), 0.0)
     assert one.handle(Appended(SHARD, "y", 2, 1), 0.0).reply == ()
     assert one.committed == 0
@@ -108,7 +114,7 @@ def answers_to_an_old_epoch_commit_nothing() -> None:
 
 def a_refusal_waits_for_a_quorum() -> None:
     one = _leader()
-    assert one.append("caller", "p", 0, 7, 0, 1, b"x", "quorum", 0.0).reply == ()
+    assert one.append("caller", _submit(7), 0.0).reply == ()
 
 
 def a_read_waits_for_a_round_that_begins_with_it() -> None:
@@ -127,7 +133,7 @@ def a_leader_that_is_deposed_tells_its_callers() -> None:
     from ringlog.replication import Fenced
 
     one = _leader()
-    one.append("caller", "p", 0, 0, 0, 1, b"x", "quorum", 0.0)
+    one.append("caller", _submit(0), 0.0)
     assert [caller for caller, _ in one.handle(Fenced(SHARD, "y", 3, 9), 0.0).reply] == ["caller"]
 
 
@@ -269,7 +275,7 @@ def who_was_forgotten_is_told_so() -> None:
 def who_counts_from_beyond_the_end_is_not_taken_for_new() -> None:
     """After an accepted loss: below ``since``, a producer that is forgotten later could be taken for new once more."""
     one = _leader()
-    output = one.append("caller", "p", 0, 0, 100, 1, b"x", "quorum", 0.0)
+    output = one.append("caller", _submit(0, 100), 0.0)
     assert (output.reply, one.end) == ((), 0), "it asks for its epoch before it refuses"
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringlog.errors import CorruptionError
-from ringlog.replication import Append, Entries, Entry, Fenced, Join, Seal, Sealed
-from ringlog.wire import Acknowledged, Declined, Submit, decode, encode
+from ringlog.replication import Append, Entries, Entry, Fenced, Join, Seal, Sealed, Submit
+from ringlog.wire import Acknowledged, Declined, decode, encode
 
 ENTRY = Entry.make(3, 10, 20, "producer", 1, 7, b"\x00payload\xff")
 MESSAGES = [

@@ -6,9 +6,8 @@ import pyarrow as pa
 
 from ringlog.errors import InvalidRecord
 from ringlog.records import to_record_batch
-from ringlog.replication import GAP_PRODUCER, Entry
+from ringlog.replication import GAP_PRODUCER, Entry, Submit
 from ringlog.schema import pack, unpack, with_position
-from ringlog.wire import Submit
 
 
 def rows(shard: str, entry: Entry) -> pa.RecordBatch:

@@ -47,13 +47,14 @@ from ringlog.replication import (
     ReadStored,
     Standing,
     Stored,
+    Submit,
     Unanswered,
 )
 from ringlog.replication.takeover import LOSS_GRACE_S
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import Settings
 from ringlog.storage import Table
-from ringlog.wire import Link, Server, Submit, TailReply, answer_to, declined, decode, encode
+from ringlog.wire import Link, Server, TailReply, answer_to, declined, decode, encode
 
 _logger = logging.getLogger(__name__)
 
@@ -345,21 +346,7 @@ class ShardHost:
             answer(NotLeading(0))
             return
         self._appended_bytes += len(submit.payload)
-        self._drive(
-            submit.shard,
-            lambda one: one.append(
-                answer,
-                submit.epoch,
-                submit.producer,
-                submit.producer_epoch,
-                submit.sequence,
-                submit.since,
-                submit.records,
-                submit.payload,
-                submit.acks,
-                time.monotonic(),
-            ),
-        )
+        self._drive(submit.shard, lambda one: one.append(answer, submit, time.monotonic()))
 
     def _dispatch(self, shard: str, output: Output) -> None:
         """Send and reply at once: leaders and takeovers store nothing."""

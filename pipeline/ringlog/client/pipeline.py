@@ -15,7 +15,6 @@ from typing import Any, Literal, overload
 
 import pyarrow as pa
 
-from ringlog.client.producer import Acks
 from ringlog.client.sender import Part, Sender
 from ringlog.client.transport import Transport
 from ringlog.errors import Fenced, OutcomeUnknown, Unavailable
@@ -25,6 +24,7 @@ from ringlog.query.search import Moment
 from ringlog.query.tail import Followed
 from ringlog.query.tail import tail as run_tail
 from ringlog.records import to_record_batch
+from ringlog.replication import Acks
 from ringlog.storage import Table
 
 READ_DEADLINE_S = 10.0

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ringlog.errors import InvalidRecord, OutcomeUnknown, Overloaded, RinglogError, Unavailable
-from ringlog.wire import Acknowledged, Declined, Submit
+from ringlog.replication import Acks, Submit
+from ringlog.wire import Acknowledged, Declined
 
 WINDOW = 64
 """How many batches may be on their way to one shard; a leader recognises as many."""
 OVERLOAD_PAUSE_S = 0.25
 GAP_PAUSE_S = 0.02
-
-Acks = Literal["leader", "quorum", "stored"]
 
 
 @dataclass(slots=True)

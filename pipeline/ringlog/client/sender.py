@@ -17,9 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from ringlog.client.batcher import Batcher, Group
-from ringlog.client.producer import Acks, Batch, Producer, Step
+from ringlog.client.producer import Batch, Producer, Step
 from ringlog.client.transport import Connection, Transport
 from ringlog.errors import Overloaded, RinglogError, Unavailable
+from ringlog.replication import Acks
 from ringlog.routing import Leading, Routes, key_hashes
 from ringlog.schema import cut, pack
 from ringlog.wire import Acknowledged, decode, encode

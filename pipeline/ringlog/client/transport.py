@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ringlog.errors import Unavailable
-from ringlog.replication import NO_PRODUCERS, Append, Leader, Member, Replica, ReplicaState
+from ringlog.replication import NO_PRODUCERS, Append, Leader, Member, Replica, ReplicaState, Submit
 from ringlog.routing import Leading, Routes
 from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
-from ringlog.wire import (
-    Submit,
-    TailReply,
-    answer_to,
-    decode,
-    encode,
-    follow,
-    open_stream,
-    read_tail,
-)
+from ringlog.wire import TailReply, answer_to, decode, encode, follow, open_stream, read_tail
 
 OnFrame = Callable[[memoryview], None]
 
@@ -151,18 +143,9 @@ class MemoryTransport:
         def answer(result: Any) -> None:
             on_frame(memoryview(encode(answer_to(submit, result))))
 
-        acks: Any = "quorum" if submit.acks == "stored" else submit.acks
-        output = self._leader.append(
-            answer,
-            submit.producer,
-            submit.producer_epoch,
-            submit.sequence,
-            submit.since,
-            submit.records,
-            submit.payload,
-            acks,
-            0.0,
-        )
+        if submit.acks == "stored":  # nothing is archived here
+            submit = replace(submit, acks="quorum")
+        output = self._leader.append(answer, submit, 0.0)
         appends: Iterator[Append] = iter(output.send)
         replies = list(output.reply)
         for append in appends:

@@ -9,8 +9,9 @@ with an `Output`. docs/PROTOCOL.md has the rules, `invariants` their names.
 from ringlog.replication.archive import Outcome, already_stored, outcome, to_archive
 from ringlog.replication.dedup import NO_PRODUCERS, Evicted, Expected, Known, New, ProducerTable, Superseded
 from ringlog.replication.invariants import Violation
-from ringlog.replication.leader import Acks, Leader
+from ringlog.replication.leader import Leader
 from ringlog.replication.messages import (
+    Acks,
     Append,
     Appended,
     Boundary,
@@ -30,6 +31,7 @@ from ringlog.replication.messages import (
     Seal,
     Sealed,
     ShardState,
+    Submit,
     Trim,
 )
 from ringlog.replication.output import (
@@ -118,6 +120,7 @@ __all__ = [
     "Standing",
     "StoreOp",
     "Stored",
+    "Submit",
     "Superseded",
     "Takeover",
     "Trim",

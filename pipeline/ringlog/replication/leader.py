@@ -9,11 +9,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ringlog.replication import invariants
 from ringlog.replication.dedup import Evicted, Expected, Known, New, ProducerTable, Superseded
 from ringlog.replication.messages import (
+    Acks,
     Append,
     Appended,
     Confirm,
@@ -23,6 +24,7 @@ from ringlog.replication.messages import (
     Member,
     Producers,
     Reply,
+    Submit,
     Trim,
 )
 from ringlog.replication.output import (
@@ -36,8 +38,6 @@ from ringlog.replication.output import (
     Refused,
 )
 from ringlog.replication.quorum import committed_end
-
-Acks = Literal["leader", "quorum", "stored"]
 
 ROUND_BYTES_MAX = 1024 * 1024
 """A round carries at most this much (but at least one entry)."""
@@ -125,36 +125,33 @@ class Leader:
         """How far each member holds the log, by its id."""
         return {id: peer.end for id, peer in self._peers.items()}
 
-    def append(
-        self,
-        caller: Any,
-        producer: str,
-        producer_epoch: int,
-        sequence: int,
-        since: int,
-        records: int,
-        payload: bytes,
-        acks: Acks,
-        now: float,
-    ) -> Output:
-        """Order one batch of ``records`` records, or recognise the retry of one. ``since``: see `dedup`."""
+    def append(self, caller: Any, submit: Submit, now: float) -> Output:
+        """Order one batch, or recognise the retry of one; ``caller`` hears of it at the level that it asks for."""
         if self.deposed_by is not None:
             return Output(reply=((caller, Deposed(self.epoch, self.deposed_by)),))
-        verdict = self.producers.check(producer, producer_epoch, sequence, since)
-        if sequence == 0 and since > self.end and isinstance(verdict, New):
+        verdict = self.producers.check(submit.producer, submit.producer_epoch, submit.sequence, submit.since)
+        if submit.sequence == 0 and submit.since > self.end and isinstance(verdict, New):
             verdict = Evicted()  # a loss was accepted since: it would stand below what the producer counts from
         if isinstance(verdict, Known):
-            return self._wait(caller, verdict.start, verdict.end, acks)
+            return self._wait(caller, verdict.start, verdict.end, submit.acks)
         if not isinstance(verdict, New):
             return self._ask(caller, _refusal(verdict), now)
-        if self.held_bytes + len(payload) > self.buffer_bytes_max:
+        if self.held_bytes + len(submit.payload) > self.buffer_bytes_max:
             return Output(reply=((caller, Full(self.held_bytes)),))
         start = self.end
-        entry = Entry.make(self.epoch, start, start + records, producer, producer_epoch, sequence, payload)
+        entry = Entry.make(
+            self.epoch,
+            start,
+            start + submit.records,
+            submit.producer,
+            submit.producer_epoch,
+            submit.sequence,
+            submit.payload,
+        )
         self.producers.apply(entry)
         self.entries.append(entry)
-        self.held_bytes += len(payload)
-        waiting = self._wait(caller, entry.start, entry.end, acks)
+        self.held_bytes += len(entry.payload)
+        waiting = self._wait(caller, entry.start, entry.end, submit.acks)
         return Output(send=self._rounds(now), reply=waiting.reply, deadline=self._deadline())
 
     def read(self, caller: Any, now: float) -> Output:

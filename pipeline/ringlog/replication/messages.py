@@ -14,6 +14,9 @@ from typing import Any, Literal
 Boundary = tuple[int, int]
 """``(epoch, start)``: the offset at which that epoch began."""
 
+Acks = Literal["leader", "quorum", "stored"]
+"""Where a batch must be before its producer hears of it: on the leader's disk, on a majority's, in the table."""
+
 Producers = Mapping[str, Any]
 """A `ProducerTable` as plain values, as it travels and as it is kept."""
 
@@ -64,6 +67,24 @@ def _checksum(
 ) -> int:
     head = f"{epoch} {start} {end} {producer_epoch} {sequence} {producer}".encode()
     return zlib.crc32(payload, zlib.crc32(head))
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """From a producer: append this batch of ``records`` records to ``shard``, whose leader is that of ``epoch``.
+
+    ``since`` is how far the shard was committed before this epoch of the producer began, as far as the producer knows.
+    """
+
+    shard: str
+    epoch: int
+    producer: str
+    producer_epoch: int
+    sequence: int
+    since: int
+    records: int
+    acks: Acks
+    payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ringlog.replication.dedup import PRODUCERS_MAX
-from ringlog.replication.leader import Acks, Leader
-from ringlog.replication.messages import Member, Reply, Request, ShardState
+from ringlog.replication.leader import Leader
+from ringlog.replication.messages import Member, Reply, Request, ShardState, Submit
 from ringlog.replication.output import NOTHING, Leads, NotLeading, Outpaced, Output
 from ringlog.replication.replica import Replica, ReplicaState
 from ringlog.replication.takeover import Standing, Stored, Takeover, Unanswered
@@ -94,23 +94,11 @@ class Participant:
         )
         return ended + self.takeover.start(now)
 
-    def append(
-        self,
-        caller: Any,
-        epoch: int,
-        producer: str,
-        producer_epoch: int,
-        sequence: int,
-        since: int,
-        records: int,
-        payload: bytes,
-        acks: Acks,
-        now: float,
-    ) -> Output:
-        """Append one batch, addressed to the leader of ``epoch``. See `Leader.append`."""
-        if self.leader is None or self.leader.epoch != epoch:
+    def append(self, caller: Any, submit: Submit, now: float) -> Output:
+        """Append one batch, addressed to the leader of its epoch. See `Leader.append`."""
+        if self.leader is None or self.leader.epoch != submit.epoch:
             return Output(reply=((caller, self._not_leading()),))
-        return self.leader.append(caller, producer, producer_epoch, sequence, since, records, payload, acks, now)
+        return self.leader.append(caller, submit, now)
 
     def read(self, caller: Any, now: float) -> Output:
         """Give ``caller`` the unflushed part, confirmed."""

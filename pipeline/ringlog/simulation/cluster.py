@@ -24,6 +24,7 @@ from ringlog.replication import (
     ReplicaState,
     Standing,
     Stored,
+    Submit,
     Unanswered,
     outcome,
     to_archive,
@@ -34,7 +35,6 @@ from ringlog.simulation.faults import Hits
 from ringlog.simulation.loop import Loop
 from ringlog.simulation.network import Network
 from ringlog.simulation.stores import Metadata, Piece, Table, TableVersion
-from ringlog.wire import Submit
 
 RESTART_S = (0.3, 3.0, 20.0)
 FLUSH_S = (1.0, 6.0)
@@ -224,21 +224,7 @@ class Actor:
         if submit.shard not in self.participants:
             answer(NotLeading(0))
             return
-        self.drive(
-            submit.shard,
-            lambda one: one.append(
-                check,
-                submit.epoch,
-                submit.producer,
-                submit.producer_epoch,
-                submit.sequence,
-                submit.since,
-                submit.records,
-                submit.payload,
-                submit.acks,
-                self.now(),
-            ),
-        )
+        self.drive(submit.shard, lambda one: one.append(check, submit, self.now()))
 
     def read(self, shard: str, answer: Callable[[Answer], None]) -> None:
         """A reader asks for the unflushed part."""

@@ -54,6 +54,7 @@ from ringlog.replication import (
     ShardState,
     Standing,
     Stored,
+    Submit,
     Trim,
     Unanswered,
     Violation,
@@ -410,8 +411,8 @@ class Exploration:
                 return participant, participant.tick(LATE)
             case ("appends", sequence):
                 epoch = participant.leader.epoch if participant.leader else 0
-                batch = (PRODUCER, 0, sequence, 0, 1, b"%d" % sequence)
-                return participant, participant.append(sequence, epoch, *batch, "quorum", 0.0)
+                submit = Submit(SHARD, epoch, PRODUCER, 0, sequence, 0, 1, "quorum", b"%d" % sequence)
+                return participant, participant.append(sequence, submit, 0.0)
             case ("reads", stored):
                 return participant, participant.stored(stored, 0)
             case ("loses its disk", id):

@@ -9,14 +9,14 @@ from typing import Any
 
 from ringlog.client.producer import Batch, Producer, Step
 from ringlog.errors import OutcomeUnknown
-from ringlog.replication import Answer, Confirmation, Entry, already_stored
+from ringlog.replication import Answer, Confirmation, Entry, Submit, already_stored
 from ringlog.simulation.checker import Acknowledged as Known
 from ringlog.simulation.checker import Told
 from ringlog.simulation.cluster import Actor, World
 from ringlog.simulation.controllers import Controller
 from ringlog.simulation.network import Stream
 from ringlog.simulation.stores import TableVersion
-from ringlog.wire import Acknowledged, Submit, answer_to
+from ringlog.wire import Acknowledged, answer_to
 
 REFRESH_S = 0.7
 DEADLINE_S = (2.0, 30.0)

@@ -2,7 +2,7 @@
 
 from ringlog.wire.answers import answer_to, declined
 from ringlog.wire.flight import Link, Server, Stream, TailReply, follow, open_stream, read_tail
-from ringlog.wire.frames import Acknowledged, Declined, Submit, decode, encode
+from ringlog.wire.frames import Acknowledged, Declined, decode, encode
 
 __all__ = [
     "Acknowledged",
@@ -10,7 +10,6 @@ __all__ = [
     "Link",
     "Server",
     "Stream",
-    "Submit",
     "TailReply",
     "answer_to",
     "declined",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ringlog.replication import Accepted, Answer, Deposed, Full, NotLeading, Refused
-from ringlog.wire.frames import Acknowledged, Declined, Reason, Submit
+from ringlog.replication import Accepted, Answer, Deposed, Full, NotLeading, Refused, Submit
+from ringlog.wire.frames import Acknowledged, Declined, Reason
 
 
 def declined(submit: Submit, reason: Reason, message: str, epoch: int = 0, expected: int = -1) -> Declined:

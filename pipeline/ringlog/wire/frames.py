@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -28,6 +28,7 @@ from ringlog.replication import (
     Joined,
     Seal,
     Sealed,
+    Submit,
     Trim,
 )
 
@@ -35,24 +36,6 @@ _LENGTH = struct.Struct("<I")
 
 
 Reason = Literal["fenced", "unknown", "overloaded", "expected", "rejected", "invalid"]
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """From a producer: append this batch of ``records`` records to ``shard``, whose leader is that of ``epoch``.
-
-    ``since`` is how far the shard was committed before this epoch of the producer began, as far as the producer knows.
-    """
-
-    shard: str
-    epoch: int
-    producer: str
-    producer_epoch: int
-    sequence: int
-    since: int
-    records: int
-    acks: Literal["leader", "quorum", "stored"]
-    payload: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
