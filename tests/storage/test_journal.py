@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -315,3 +316,108 @@ def test_a_journal_whose_sync_failed_is_not_believed_again(tmp_path: Path, monke
     monkeypatch.undo()
     killed(one)
     set_aside(tmp_path, one.state)
+
+
+def inodes(folder: Path) -> dict[int, int]:
+    """By the offset with which it begins: which file it is."""
+    return {int(path.stem.split("-")[1]): path.stat().st_ino for path in entry_files(folder)}
+
+
+def test_a_log_that_is_replaced_keeps_the_files_that_it_has_in_common_with_the_old_one(tmp_path: Path) -> None:
+    written(tmp_path, 20, file_bytes_max=4000)
+    before = inodes(tmp_path)
+    one = opened(tmp_path, file_bytes_max=4000)
+    kept, theirs = one.state.entries[:13], tuple(entry(number, epoch=2) for number in range(13, 16))
+    one.apply([Replace(2, 2, 0, ((1, 0), (2, 130)), NO_PRODUCERS, (*kept, *theirs)), Write((entry(16, epoch=2),))])
+    one.sync()
+    after = inodes(tmp_path)
+    common = [start for start, inode in after.items() if before.get(start) == inode]
+    assert len(common) > 2
+    assert max(common) < 130, "a file that also holds something else is written anew"
+    killed(one)
+    state = opened_state(tmp_path)
+    assert state.entries == (*kept, *theirs, entry(16, epoch=2))
+    assert (state.log_epoch, state.boundaries) == (2, ((1, 0), (2, 130)))
+
+
+def test_a_log_may_be_replaced_from_where_the_table_ends(tmp_path: Path) -> None:
+    """The common files may begin below it, and one that lies wholly below it is not kept."""
+    written(tmp_path, 20, file_bytes_max=4000)
+    before = inodes(tmp_path)
+    second, third = sorted(before)[1:3]
+    trimmed = second + 10
+    assert trimmed < third
+    one = opened(tmp_path, file_bytes_max=4000)
+    kept = one.state.entries[trimmed // 10 :]
+    one.apply([Replace(2, 2, trimmed, ((1, 0), (2, 200)), NO_PRODUCERS, kept)])
+    assert {start: before[start] for start in sorted(before)[1:]} == inodes(tmp_path)
+    killed(one)
+    state = opened_state(tmp_path)
+    assert (state.trimmed, state.entries) == (trimmed, kept)
+
+
+def test_an_equal_entry_that_is_not_the_one_on_the_disk_is_written(tmp_path: Path) -> None:
+    before = written(tmp_path, 3)
+    old = inodes(tmp_path)
+    one = opened(tmp_path)
+    one.apply([Replace(2, 2, 0, ((1, 0),), NO_PRODUCERS, tuple(entry(number) for number in range(3)))])
+    assert inodes(tmp_path) != old
+    killed(one)
+    assert opened_state(tmp_path).entries == before.entries
+
+
+def test_a_crash_before_the_new_log_counts_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = written(tmp_path, 20, file_bytes_max=4000)
+    files = inodes(tmp_path)
+    one = opened(tmp_path, file_bytes_max=4000)
+    state = one.state
+
+    def crash(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_write_state", crash)
+    with pytest.raises(KeyboardInterrupt):
+        one.apply([Replace(2, 2, 0, ((1, 0), (2, 130)), NO_PRODUCERS, (*state.entries[:13], entry(13, epoch=2)))])
+    killed(one)
+    assert len(entry_files(tmp_path)) > len(files), "both are there"
+    assert opened_state(tmp_path) == before
+    assert inodes(tmp_path) == files
+
+
+def test_where_the_file_system_knows_no_hard_links_the_whole_log_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, 20, file_bytes_max=4000)
+    before = inodes(tmp_path)
+    one = opened(tmp_path, file_bytes_max=4000)
+    entries = one.state.entries
+
+    def refuse(_: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    one.apply([Replace(2, 2, 0, ((1, 0), (2, 200)), NO_PRODUCERS, entries)])
+    assert not set(before.values()) & set(inodes(tmp_path).values())
+    killed(one)
+    assert opened_state(tmp_path).entries == entries
+
+
+def test_a_long_log_is_taken_over_in_files_and_writes_of_the_usual_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringlog.storage.entries.WRITE_BYTES", 2000)
+    one = opened(tmp_path, file_bytes_max=4000)
+    log = tuple(entry(number) for number in range(50))
+    one.apply([Replace(1, 1, 0, ((1, 0),), NO_PRODUCERS, log)])
+    assert len(entry_files(tmp_path)) > 3
+    assert max(path.stat().st_size for path in entry_files(tmp_path)) < 8000
+    killed(one)
+    assert opened_state(tmp_path).entries == log
+
+
+def test_what_is_trimmed_is_not_held_in_memory(tmp_path: Path) -> None:
+    written(tmp_path, 20)
+    one = opened(tmp_path)
+    one.apply([Write((entry(20),)), Discard(150, ((1, 0),), NO_PRODUCERS)])
+    assert [kept.start for kept in one.state.entries] == [150, 160, 170, 180, 190, 200]
+    killed(one)

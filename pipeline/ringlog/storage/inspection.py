@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringlog.errors import CorruptionError
-from ringlog.storage.journal import FAILED, LOST, STATE, SUFFIX, needed, read_log, read_state
+from ringlog.storage.entries import SUFFIX, needed, read_log
+from ringlog.storage.journal import FAILED, LOST, STATE, read_state
 
 ATTEMPTS = 5
 """How often a journal is read anew because its process trimmed or replaced it meanwhile."""

@@ -7,14 +7,15 @@ One folder for each replica::
     00000001-00000000000000004096.arrows   entries from offset 4096 on: an Arrow IPC stream, one record batch a write
     lock                            held by the process that writes
 
-Only entry files of the generation that ``state.json`` names count, so that a whole log is replaced by one rename. Each
-entry carries a checksum. What a crash tore off the end of the last file was never answered for and is cut. Where
-anything else does not read back, all of it is set aside in a folder ``lost-…``, and the journal begins as empty under a
-new id.
+Only entry files of the generation that ``state.json`` names count, so that a whole log is replaced by one rename. The
+files that the new log has in common with the old one are linked, not written again: a log changes hands in the time
+that its end takes. What a crash tore off the end of the last file was never answered for and is cut. Where anything
+else does not read back, all of it is set aside in a folder ``lost-…``, and the journal begins as empty under a new id.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -22,7 +23,9 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,40 +45,24 @@ from ringlog.replication import (
     is_still_itself,
 )
 from ringlog.settings import Fsync
+from ringlog.storage.entries import ENTRY_SCHEMA, SUFFIX, encode, file_name, in_writes, needed, read_log, start_of
 
 _logger = logging.getLogger(__name__)
-
-ENTRY_SCHEMA = pa.schema(
-    [
-        pa.field("epoch", pa.int64(), nullable=False),
-        pa.field("start", pa.int64(), nullable=False),
-        pa.field("end", pa.int64(), nullable=False),
-        pa.field("producer", pa.string(), nullable=False),
-        pa.field("producer_epoch", pa.int64(), nullable=False),
-        pa.field("sequence", pa.int64(), nullable=False),
-        pa.field("payload", pa.large_binary(), nullable=False),
-        pa.field("checksum", pa.uint32(), nullable=False),
-    ]
-)
-"""The columns of an entry file. ``payload`` is itself an Arrow IPC stream of one batch of records."""
 
 LOCK_WAIT_S = 5.0
 """How long a restarted actor waits for the process before it to be gone."""
 
 STATE = "state.json"
 FAILED = "sync-failed"
-SUFFIX = ".arrows"
 LOST = "lost-"
 """Begins the names of the folders in which what did not read back is kept."""
-_MARKER = b"\xff\xff\xff\xff"  # begins every message of an Arrow stream, at a multiple of 8
-_ALIGNMENT = 8
 
 
 class Journal:
     """The journal in ``folder``, made where there is none. One process at a time; not thread-safe.
 
-    ``state`` is the replica as it was found. Raises `ConfigurationError` when another process holds the folder or it is
-    another shard's, and `OSError` from the disk.
+    Raises `ConfigurationError` when another process holds the folder or it is another shard's, and `OSError` from the
+    disk.
     """
 
     def __init__(self, folder: Path, shard: str, fsync: Fsync, file_bytes_max: int) -> None:
@@ -92,7 +79,23 @@ class Journal:
         self._generation = 1
         self._kept: dict[str, Any] = {}
         self._end = 0
-        self.state = self._load(shard, fsync)
+        self._log: list[Entry] = []
+        self._load(shard, fsync)
+
+    @property
+    def state(self) -> ReplicaState:
+        """The replica that the journal holds now."""
+        kept = self._kept
+        return ReplicaState(
+            shard=kept["shard"],
+            id=kept["id"],
+            promised=kept["promised"],
+            log_epoch=kept["log_epoch"],
+            trimmed=kept["trimmed"],
+            boundaries=tuple((epoch, start) for epoch, start in kept["boundaries"]),
+            producers=kept["producers"],
+            entries=tuple(self._log),
+        )
 
     def apply(self, ops: Sequence[StoreOp]) -> None:
         """Write ``ops`` in their order; durable once `sync` returns. After an error the journal must not be used."""
@@ -134,7 +137,8 @@ class Journal:
             return
         if self._file is None or self._size >= self._file_bytes_max:
             self._rotate(entries[0].start)
-        self._write(_encode(entries))
+        self._write(encode(entries))
+        self._log.extend(entries)
         self._end = entries[-1].end
 
     def _write(self, data: pa.Buffer) -> None:
@@ -147,7 +151,7 @@ class Journal:
     def _rotate(self, start: int) -> None:
         self.sync()
         self._close_file()
-        path = self.folder / f"{self._generation:08d}-{start:020d}{SUFFIX}"
+        path = self.folder / file_name(self._generation, start)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         self._size = 0
         self._write(ENTRY_SCHEMA.serialize())
@@ -164,15 +168,17 @@ class Journal:
         paths = self._paths()
         for path in set(paths) - set(needed(paths, op.trimmed)):
             path.unlink()
+        del self._log[: bisect_left(self._log, op.trimmed, key=_start)]
 
     def _replace(self, op: Replace) -> None:
         self.sync()
         self._close_file()
-        self._generation += 1
-        self._end = op.trimmed
-        if op.entries:
-            self._append(op.entries)
-            self.sync()
+        self._end = self._link_common(op)
+        common = bisect_left(op.entries, self._end, key=_start)
+        self._log = list(op.entries[:common])
+        for entries in in_writes(op.entries[common:]):
+            self._append(entries)
+        self.sync()
         self._keep(
             promised=op.promised,
             log_epoch=op.log_epoch,
@@ -182,6 +188,25 @@ class Journal:
             generation=self._generation,
         )
         self._remove_other_generations()
+
+    def _link_common(self, op: Replace) -> int:
+        """Begin a generation with those files that hold only what ``op`` has too; where the last of them ends.
+
+        What a file holds is what was read from it or written to it: the very entries, which are shared, never copied.
+        """
+        held = self._log[bisect_left(self._log, op.trimmed, key=_start) :]
+        same = takewhile(lambda pair: pair[0] is pair[1], zip(held, op.entries, strict=False))
+        agreed = max((entry.end for entry, _ in same), default=op.trimmed)
+        paths = needed(self._paths(), op.trimmed)
+        ends = [*map(start_of, paths[1:]), self._end]
+        self._generation += 1
+        common = op.trimmed
+        for path, end in zip(paths, ends, strict=False):
+            if not common < end <= agreed or not _linked(path, file_name(self._generation, start_of(path))):
+                break
+            common = end
+        _sync_folder(self.folder)
+        return common
 
     def _keep(self, **changes: Any) -> None:
         self._kept = {**self._kept, **changes}
@@ -197,7 +222,7 @@ class Journal:
         unfinished.rename(self.folder / STATE)
         _sync_folder(self.folder)
 
-    def _load(self, shard: str, fsync: Fsync) -> ReplicaState:
+    def _load(self, shard: str, fsync: Fsync) -> None:
         boot = _boot_id()
         try:
             kept, entries = self._read()
@@ -234,20 +259,11 @@ class Journal:
         self._kept = {**kept, "fsync": fsync, "boot_id": boot, "closed": False}
         self._generation = kept["generation"]
         self._end = entries[-1].end if entries else kept["trimmed"]
+        self._log = list(entries)
         # What was read may be in the kernel's memory only; this replica answers for all of it, and may answer at once.
         self._sync_files()
         self._write_state(self._kept)
         self._remove_other_generations()
-        return ReplicaState(
-            shard=shard,
-            id=kept["id"],
-            promised=kept["promised"],
-            log_epoch=kept["log_epoch"],
-            trimmed=kept["trimmed"],
-            boundaries=tuple((epoch, start) for epoch, start in kept["boundaries"]),
-            producers=kept["producers"],
-            entries=entries,
-        )
 
     def _read(self) -> tuple[dict[str, Any] | None, tuple[Entry, ...]]:
         """What stands in the folder. Raises `CorruptionError`."""
@@ -293,115 +309,6 @@ class Journal:
         _sync_folder(self.folder)
 
 
-def needed(paths: Sequence[Path], trimmed: int) -> list[Path]:
-    """Those of the entry files ``paths`` that may hold anything from ``trimmed`` on.
-
-    The last is one of them: it is the one being written.
-    """
-    following = [*map(_start_of, paths[1:]), None]
-    return [path for path, start in zip(paths, following, strict=False) if start is None or start > trimmed]
-
-
-def read_log(paths: Sequence[Path], trimmed: int, *, cut: bool = False, skip: bool = False) -> Iterator[Entry]:
-    """The entries from ``trimmed`` on of the entry files ``paths``, which must follow on one another.
-
-    What a crash tore off the end of the last is dealt with as `read_entries` says.
-    """
-    end = trimmed
-    for path in paths:
-        last = path == paths[-1]
-        for entry in read_entries(path, cut=cut and last, skip=skip and last):
-            if entry.end <= trimmed:
-                continue
-            if entry.start != end:
-                raise CorruptionError(f"{path}: an entry begins at {entry.start} where {end} is due")
-            end = entry.end
-            yield entry
-
-
-def read_entries(path: Path, *, cut: bool = False, skip: bool = False) -> Iterator[Entry]:
-    """The entries of one entry file, each checked.
-
-    With ``cut``, what a crash tore off the end is removed from the file; with ``skip``, it is only passed over. Raises
-    `CorruptionError` for anything else that does not read back: a bad spot that is no single unfinished write, because
-    something stands behind it, was not made by a crash.
-    """
-    data = path.read_bytes()
-    good = 0
-    for message_end, entries in _messages(data):
-        if entries is None:
-            break
-        yield from entries
-        good = message_end
-    if good == len(data):
-        return
-    if not (cut or skip) or _any_entries(data, good) or (_message_end(data, good) or len(data)) < len(data):
-        raise CorruptionError(
-            f"{path}: byte {good} begins something that is no entry, with entries behind it: the disk changed what was "
-            "written"
-        )
-    if cut:
-        with path.open("r+b") as file:
-            file.truncate(good)
-            os.fsync(file.fileno())
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, list[Entry] | None]]:
-    """(where it ends, its entries) of each message; None, and no more, at the first that does not read back."""
-    position = 0
-    while position < len(data):
-        parsed = _message(data, position)
-        yield parsed or (position, None)
-        if parsed is None:
-            return
-        position = parsed[0]
-
-
-def _message(data: bytes, position: int) -> tuple[int, list[Entry]] | None:
-    source = pa.BufferReader(pa.py_buffer(data))
-    source.seek(position)
-    try:
-        message = pa.ipc.read_message(source)
-        if message.type == "schema":
-            found = pa.ipc.read_schema(message)
-            return (source.tell(), []) if found.equals(ENTRY_SCHEMA) else None
-        batch = pa.ipc.read_record_batch(message, ENTRY_SCHEMA)
-        batch.validate(full=True)
-    except (pa.ArrowException, EOFError, OSError):
-        return None
-    entries = [Entry(**row) for row in batch.to_pylist()]
-    return (source.tell(), entries) if all(entry.intact() for entry in entries) else None
-
-
-def _message_end(data: bytes, position: int) -> int | None:
-    """Where the message at ``position`` ends, whatever it holds; None where none can be told."""
-    source = pa.BufferReader(pa.py_buffer(data))
-    source.seek(position)
-    try:
-        pa.ipc.read_message(source)
-    except (pa.ArrowException, EOFError, OSError):
-        return None
-    return int(source.tell())
-
-
-def _any_entries(data: bytes, after: int) -> bool:
-    at = data.find(_MARKER, after + 1)
-    while at >= 0:
-        if at % _ALIGNMENT == 0:
-            parsed = _message(data, at)
-            if parsed is not None and parsed[1]:
-                return True
-        at = data.find(_MARKER, at + 1)
-    return False
-
-
-def _encode(entries: Iterable[Entry]) -> pa.Buffer:
-    rows = [(e.epoch, e.start, e.end, e.producer, e.producer_epoch, e.sequence, e.payload, e.checksum) for e in entries]
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, ENTRY_SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=ENTRY_SCHEMA).serialize()
-
-
 def read_state(path: Path) -> dict[str, Any] | None:
     """What a ``state.json`` says; None where there is none. Raises `CorruptionError`."""
     if not path.exists():
@@ -417,8 +324,19 @@ def read_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _start_of(path: Path) -> int:
-    return int(path.stem.split("-")[1])
+def _linked(path: Path, name: str) -> bool:
+    """Give ``path`` a second name in its folder; False where the file system knows no hard links."""
+    try:
+        path.with_name(name).hardlink_to(path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
+def _start(entry: Entry) -> int:
+    return entry.start
 
 
 def _boot_id() -> str:
