@@ -5,6 +5,7 @@ It ends when its standard input does, so that it never outlives the run.
 """
 
 import argparse
+import itertools
 import os
 import random
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import orjson
 import ray
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 import ringlog
 from ringlog.replication import Acks
@@ -28,13 +30,20 @@ READ_EVERY_S = 2.0
 CONNECT_DEADLINE_S = 90.0
 SETTLE_DEADLINE_S = 60.0
 TIMEOUTS_S = (1.0, 4.0, 20.0)
-STORED_PART = 0.02
+STORED_PART = 0.004
+"""Of the submits, how many wait until they are in the table: each of them makes a file there."""
 SERVICES = (None, *(f"service-{number}" for number in range(9)))
+
+WINDOW_S, SLACK_S = 60.0, 5.0
+"""Most reads ask for what is younger than the one; what was submitted up to the other later must then be there."""
+WHOLE_EVERY = 20
+"""One read in so many asks for everything."""
+TABLE_DEADLINES = {"connect_timeout": "3s", "timeout": "5s", "max_retries": "2", "retry_timeout": "10s"}
 
 SEEN = """
 WITH seen AS (
     SELECT split_part(body, ' ', 1) client, split_part(body, ' ', 2)::BIGINT number, count(*) times
-    FROM logs GROUP BY ALL
+    FROM logs WHERE timestamp >= to_timestamp($since) GROUP BY ALL
 ), runs AS (SELECT *, number - row_number() OVER (PARTITION BY client ORDER BY number) run FROM seen)
 SELECT client, min(number), max(number) + 1, sum(times) - count(*) FROM runs GROUP BY client, run ORDER BY ALL
 """
@@ -98,7 +107,7 @@ class Client:
             (part,) = done.result().parts
             answer = {"outcome": "acknowledged", "shard": part.shard, "start": part.start}
             if stored:
-                answer["stored"] = DeltaTable(self._table).transaction_version(part.shard) or 0
+                answer["stored"] = stored_in(self._table, part.shard)
         elif isinstance(error, ringlog.Overloaded | ringlog.Unavailable):
             answer = {"outcome": "not stored", "error": str(error)}
         elif isinstance(error, ringlog.OutcomeUnknown):
@@ -109,17 +118,38 @@ class Client:
         self._room.release()
 
 
+def stored_in(table: str, shard: str) -> int | None:
+    """How far the table holds the shard, as any reader of Delta sees it; None while it cannot be read."""
+    try:
+        return DeltaTable(table, storage_options=TABLE_DEADLINES).transaction_version(shard) or 0
+    except (DeltaError, OSError) as error:
+        print(f"the table cannot be read: {error}", file=sys.stderr)
+        return None
+
+
 def read(pipeline: ringlog.Pipeline, history: History, ended: threading.Event) -> None:
-    """Now and then, all that there is."""
-    while not ended.wait(READ_EVERY_S):
-        begin = time.monotonic_ns()
-        result = pipeline.sql(SEEN)
+    """Now and then what is new, and all that there is; what takes long is done less often."""
+    took_s = 0.0
+    for number in itertools.count():
+        if ended.wait(max(READ_EVERY_S, took_s)):
+            return
+        whole = number % WHOLE_EVERY == WHOLE_EVERY - 1
+        begin, now = time.monotonic_ns(), time.time()
+        try:
+            result = pipeline.sql(SEEN, {"since": 0.0 if whole else now - WINDOW_S})
+            rows = result.fetchall()
+        except ringlog.Unavailable as error:
+            history.write(op="no read", begin=begin, error=str(error))
+            continue
+        finally:
+            took_s = (time.monotonic_ns() - begin) / 1e9
+        since = 0 if whole else begin - int((WINDOW_S - SLACK_S) * 1e9)
         seen: dict[str, list[tuple[int, int]]] = {}
         doubled = 0
-        for client, first, end, more in result.fetchall():
+        for client, first, end, more in rows:
             seen.setdefault(client, []).append((first, end))
             doubled += int(more)
-        history.write(op="read", begin=begin, missing=result.missing, seen=seen, doubled=doubled)
+        history.write(op="read", begin=begin, since=since, missing=result.missing, seen=seen, doubled=doubled)
 
 
 def connect(deadline: float) -> ringlog.Pipeline:

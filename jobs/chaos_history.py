@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import orjson
 
 Outcome = Literal["acknowledged", "not stored", "unknown", "unexpected"]
 EXAMPLES_MAX = 5
+NS = 1_000_000_000
+OUTAGE_S = 10.0
 
 
 class Row(NamedTuple):
@@ -29,7 +32,7 @@ class Row(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Records ``[first, first + count)`` of a client, of one service, so of one shard; and what it was told of them.
 
@@ -53,22 +56,30 @@ class Submit:
 
 @dataclass(frozen=True)
 class Read:
-    """A reader's view: for each client the numbers that it saw, as half-open runs in order."""
+    """A reader's view: for each client the numbers that it saw, as half-open runs in order.
+
+    It asked for all that was submitted from ``since`` on.
+    """
 
     begin: int
     missing: tuple[str, ...]
     seen: Mapping[str, Sequence[tuple[int, int]]]
     doubled: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What the nemesis did, when, and the shards that it hit through their leader, or through the control plane."""
+    """What the nemesis did, when, and the shards that it hit through their leader, or through what all lean on.
+
+    ``seconds``: how long what it hit was away, where the nemesis brought it back itself.
+    """
 
     kind: str
     at: int
     target: str
     shards: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass
@@ -124,8 +135,7 @@ def check(submits: Sequence[Submit], reads: Sequence[Read], rows: Sequence[Row])
         _check_submit(submit, places, verdict)
     verdict.found("strange", len(rows) - submitted, "rows of records that nobody submitted")
     _check_order(submits, at, verdict)
-    for read in reads:
-        _check_read(read, submits, verdict)
+    _check_reads(reads, submits, verdict)
     return verdict
 
 
@@ -181,17 +191,36 @@ def _check_order(
                 answered = submit
 
 
-def _check_read(read: Read, submits: Sequence[Submit], verdict: Verdict) -> None:
-    verdict.found("doubled", read.doubled, f"in a read at {read.begin}")
-    begins = {client: [first for first, _ in runs] for client, runs in read.seen.items()}
+class _Due:
+    """The acknowledged submits of one client as columns, in order of their first numbers."""
+
+    def __init__(self, submits: Sequence[Submit]) -> None:
+        self.submits = sorted(submits, key=lambda submit: submit.first)
+        self.first = np.array([submit.first for submit in self.submits])
+        self.end_number = np.array([submit.first + submit.count for submit in self.submits])
+        self.begin = np.array([submit.begin for submit in self.submits])
+        self.end = np.array([submit.end for submit in self.submits])
+        self.shard = np.array([submit.shard for submit in self.submits])
+
+    def unseen(self, read: Read, runs: Sequence[tuple[int, int]]) -> Iterator[Submit]:
+        """Those that ``read`` should have, and that are not in its ``runs``."""
+        begins, ends = np.array([(-1, -1), *runs]).T
+        held = ends[np.searchsorted(begins, self.first, side="right") - 1] >= self.end_number
+        due = (self.end < read.begin) & (self.begin >= read.since) & ~np.isin(self.shard, read.missing)
+        return (self.submits[index] for index in np.nonzero(due & ~held)[0])
+
+
+def _check_reads(reads: Iterable[Read], submits: Iterable[Submit], verdict: Verdict) -> None:
+    acknowledged: dict[str, list[Submit]] = defaultdict(list)
     for submit in submits:
-        due = submit.outcome == "acknowledged" and submit.end is not None and submit.end < read.begin
-        if not due or submit.shard in read.missing:
-            continue
-        runs = read.seen.get(submit.client, ())
-        run = bisect_right(begins.get(submit.client, []), submit.first) - 1
-        if run < 0 or runs[run][1] < submit.first + submit.count:
-            verdict.found("unseen", submit.count, f"{submit}, in a read at {read.begin}")
+        if submit.outcome == "acknowledged" and submit.end is not None:
+            acknowledged[submit.client].append(submit)
+    due = {client: _Due(of_client) for client, of_client in acknowledged.items()}
+    for read in reads:
+        verdict.found("doubled", read.doubled, f"in a read at {read.begin}")
+        for client, of_client in due.items():
+            for submit in of_client.unseen(read, read.seen.get(client, ())):
+                verdict.found("unseen", submit.count, f"{submit}, in a read at {read.begin}")
 
 
 def gaps_ms(faults: Iterable[Fault], submits: Sequence[Submit]) -> dict[str, dict[str, float]]:
@@ -218,6 +247,40 @@ def gaps_ms(faults: Iterable[Fault], submits: Sequence[Submit]) -> dict[str, dic
     }
 
 
+def outages(
+    faults: Sequence[Fault], submits: Iterable[Submit], begin: int, end: int, least_s: float = OUTAGE_S
+) -> list[dict[str, Any]]:
+    """Where a shard acknowledged nothing for more than ``least_s`` between ``begin`` and ``end``, the longest first.
+
+    ``at_s`` counts from ``begin``. Each names the faults that were dealt or went on in it, or up to a second before.
+    """
+    answers: dict[str, list[int]] = defaultdict(list)
+    for submit in submits:
+        if submit.outcome == "acknowledged" and submit.end is not None:
+            answers[submit.shard].append(submit.end)
+    found = []
+    for shard, times in sorted(answers.items()):
+        for last, following in pairwise([begin, *sorted(times), end]):
+            if following - last > least_s * NS:
+                within = [fault for fault in faults if _overlaps(fault, last - NS, following)]
+                found.append(
+                    {
+                        "shard": shard,
+                        "at_s": round((last - begin) / NS, 1),
+                        "seconds": round((following - last) / NS, 1),
+                        "faults": [
+                            f"{fault.kind} {fault.target} at {(fault.at - begin) / NS:.1f} s, away {fault.seconds:g} s"
+                            for fault in within
+                        ],
+                    }
+                )
+    return sorted(found, key=lambda outage: -float(outage["seconds"]))
+
+
+def _overlaps(fault: Fault, begin: int, end: int) -> bool:
+    return fault.at <= end and fault.at + fault.seconds * NS >= begin
+
+
 def _percentile(values: Iterable[float], percent: int) -> float:
     """The nearest rank: a value that occurred."""
     ordered = sorted(values)
@@ -238,10 +301,12 @@ def submits_of(lines: Iterable[bytes]) -> Iterator[Submit]:
 
 
 def reads_of(lines: Iterable[bytes]) -> Iterator[Read]:
-    """A reader's history."""
+    """A reader's history, without the reads that got no answer."""
     for line in _whole(lines):
+        if line["op"] != "read":
+            continue
         seen = {client: [(first, end) for first, end in runs] for client, runs in line["seen"].items()}
-        yield Read(line["begin"], tuple(line["missing"]), seen, line["doubled"])
+        yield Read(line["begin"], tuple(line["missing"]), seen, line["doubled"], line["since"])
 
 
 def _whole(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import orjson
 
-from chaos_history import Fault, Read, Row, Submit, check, gaps_ms, reads_of, submits_of
+from chaos_history import Fault, Read, Row, Submit, check, gaps_ms, outages, reads_of, submits_of
 
 A = Submit("a", 0, 2, begin=10, end=20, outcome="acknowledged", shard="s", start=0)
 B = Submit("a", 2, 2, begin=30, end=40, outcome="acknowledged", shard="s", start=2)
@@ -82,6 +82,9 @@ def test_a_read_that_misses_what_was_acknowledged_before_it_began() -> None:
     assert wrong([A, B], [Read(41, (), {"a": [(0, 3)]})], ROWS) == {"unseen": 2}
     assert wrong([A, B], [Read(40, (), {"a": [(0, 2)]})], ROWS) == {}, "it had not been answered yet"
     assert wrong([A, B], [Read(41, (), {})], ROWS) == {"unseen": 4}
+    assert wrong([A, B], [Read(41, (), {}, since=30)], ROWS) == {"unseen": 2}, "it asked for no more"
+    assert wrong([A, B], [Read(41, ("s",), {})], ROWS) == {}, "it said so"
+    assert wrong([A, B], [Read(41, (), {"a": [(0, 1), (2, 4)]})], ROWS) == {"unseen": 2}, "one of its two"
 
 
 def test_gaps_are_those_of_what_began_after_the_fault() -> None:
@@ -90,6 +93,37 @@ def test_gaps_are_those_of_what_began_after_the_fault() -> None:
     submits = [replace(one, begin=one.begin * scale, end=(one.end or 0) * scale) for one in (A, B)]
     found = gaps_ms([replace(fault, at=fault.at * scale) for fault in faults], submits)
     assert found == {"kill": {"p50": 25.0, "p99": 25.0, "n": 1}, "stop": {"p50": 19.0, "p99": 19.0, "n": 1}}
+
+
+def test_outages_name_the_faults_within_them() -> None:
+    def at(second: float) -> int:
+        return int(second * 1e9)
+
+    answered = [Submit("a", number, 1, at(end - 1), at(end), "acknowledged", "s") for number, end in enumerate((20, 5))]
+    elsewhere = Submit("a", 2, 1, at(1), at(11), "acknowledged", "t")
+    faults = [
+        Fault("stop", at(1), "x", seconds=2.5),
+        Fault("stop", at(2), "y", seconds=2.5),
+        Fault("kill", at(6), "z"),
+        Fault("kill", at(21), "late"),
+    ]
+    found = outages(faults, [*answered, elsewhere], at(0), at(21.5))
+    assert found == [
+        {
+            "shard": "s",
+            "at_s": 5.0,
+            "seconds": 15.0,
+            "faults": ["stop y at 2.0 s, away 2.5 s", "kill z at 6.0 s, away 0 s"],
+        },
+        {
+            "shard": "t",
+            "at_s": 0.0,
+            "seconds": 11.0,
+            "faults": ["stop x at 1.0 s, away 2.5 s", "stop y at 2.0 s, away 2.5 s", "kill z at 6.0 s, away 0 s"],
+        },
+        {"shard": "t", "at_s": 11.0, "seconds": 10.5, "faults": ["kill late at 21.0 s, away 0 s"]},
+    ]
+    assert outages(faults, [], at(0), at(8)) == []
 
 
 def test_a_history_reads_back_and_what_a_death_cut_off_is_unknown() -> None:
@@ -101,5 +135,7 @@ def test_a_history_reads_back_and_what_a_death_cut_off_is_unknown() -> None:
     written = [orjson.dumps(line) + b"\n" for line in lines]
     torn = b'{"op":"answer","first":2,"at":2'
     assert list(submits_of([*written, torn])) == [A, Submit("a", 2, 1, begin=11)]
-    read = {"op": "read", "begin": 5, "missing": ["t"], "seen": {"a": [[0, 2]]}, "doubled": 0}
-    assert list(reads_of([orjson.dumps(read) + b"\n"])) == [Read(5, ("t",), {"a": [(0, 2)]})]
+    read = {"op": "read", "begin": 5, "since": 2, "missing": ["t"], "seen": {"a": [[0, 2]]}, "doubled": 0}
+    refused = {"op": "no read", "begin": 7, "error": "the store is away"}
+    found = list(reads_of([orjson.dumps(line) + b"\n" for line in (read, refused)]))
+    assert found == [Read(5, ("t",), {"a": [(0, 2)]}, since=2)]

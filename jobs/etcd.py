@@ -1,4 +1,4 @@
-"""A real etcd server for tests: from the wheel, on loopback."""
+"""A real etcd server for tests and the chaos job: from the wheel, on loopback."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""The client processes of a chaos run."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from chaos_ground import HEAD_IP, Ground
+
+
+class Crowd:
+    """The client processes. One that is killed is followed by another, under a name of its own."""
+
+    def __init__(self, ground: Ground, folder: Path, clients: int, draw: random.Random) -> None:
+        self._ground = ground
+        self._folder = folder
+        self._draw = draw
+        self._names = (f"client-{number}" for number in range(10_000))
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.reader = self._begin("read", "reader")
+        for _ in range(clients):
+            self.begin()
+
+    def begin(self) -> None:
+        """One more client."""
+        name = next(self._names)
+        self._running[name] = self._begin("submit", name)
+
+    def writing(self) -> list[str]:
+        """Those that have begun to submit."""
+        return [name for name in self._running if (self._folder / f"{name}.jsonl").exists()]
+
+    def kill(self, name: str) -> None:
+        """SIGKILL it; another takes its place."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+        self.begin()
+
+    def finish(self, within_s: float) -> list[str]:
+        """Let all of them come to their end; what did not."""
+        running = {"reader": self.reader, **self._running}
+        for process in running.values():
+            if process.stdin:
+                process.stdin.close()
+        deadline = time.monotonic() + within_s
+        failed = []
+        for name, process in running.items():
+            try:
+                code = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                code = None
+            if code != 0:
+                failed.append(f"{name} ended with {code}: {(self._folder / f'{name}.err').read_text()[-2000:]}")
+        return failed
+
+    def close(self) -> None:
+        """End whoever still runs."""
+        for process in (self.reader, *self._running.values()):
+            process.kill()
+            process.wait()
+
+    def _begin(self, role: str, name: str) -> subprocess.Popen[bytes]:
+        script = Path(__file__).with_name("chaos_client.py")
+        given = {
+            "address": self._ground.address,
+            "node-ip": HEAD_IP,
+            "table": self._ground.stores.table,
+            "history": self._folder / f"{name}.jsonl",
+            "name": name,
+            "seed": self._draw.getrandbits(32),
+        }
+        options = [f"--{option}={value}" for option, value in given.items()]
+        with (self._folder / f"{name}.err").open("wb") as errors:
+            return subprocess.Popen(
+                [sys.executable, str(script), role, *options], stdin=subprocess.PIPE, stdout=errors, stderr=errors
+            )
