@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.objects import Objects
-from ringlog.storage.segment import Segment, statistics, upper_bound, write_segments
+from ringlog.storage.segment import Segment, is_as_written, statistics, upper_bound, write_segments
 from table_rows import DAY_NS, NOON, rows
 
 INT64 = np.iinfo(np.int64)
@@ -38,7 +38,7 @@ def test_one_date_makes_one_sorted_segment_with_every_row(objects: Objects) -> N
     [segment] = write_segments(objects, "shard-7", 100, [whole.slice(0, 2), whole.slice(2)])
     assert (segment.shard, segment.start, segment.end, segment.rows) == ("shard-7", 100, 105, 5)
     assert segment.date == datetime.date(2025, 10, 9)
-    assert re.fullmatch(r"date=2025-10-09/shard-7-0{17}100-0{17}105-[0-9a-f-]{36}\.parquet", segment.path)
+    assert re.fullmatch(r"date=2025-10-09/shard-7-0{17}100-0{17}105-[0-9a-f-]{36}-[0-9a-f]{16}\.parquet", segment.path)
     assert objects.list() == [segment.path]
     assert len(objects.read(segment.path)) == segment.size_bytes
     stored = read(objects, segment)
@@ -105,6 +105,17 @@ def test_a_flipped_bit_is_noticed(objects: Objects) -> None:
     objects.write(segment.path, bytes(data))
     with pytest.raises(OSError, match="CRC checksum"):
         read(objects, segment)
+
+
+def test_the_name_tells_every_flipped_bit(objects: Objects) -> None:
+    """The footer, with the names of columns and the statistics by which readers skip, has no checksum of its own."""
+    [segment] = write_segments(objects, "s", 0, [rows("s", 0, 3)])
+    data = objects.read(segment.path)
+    assert is_as_written(segment.path, data)
+    assert is_as_written("date=2025-10-09/somebody-elses.parquet", data)
+    for at in range(len(data)):
+        assert not is_as_written(segment.path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert not is_as_written(segment.path, data[:-1])
 
 
 def test_the_statistics_say_what_is_in_the_file(objects: Objects) -> None:

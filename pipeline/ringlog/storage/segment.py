@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.objects import Objects
@@ -59,18 +60,18 @@ class Segment:
 
 
 def write_segments(objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]) -> list[Segment]:
-    """Write ``batches`` (of `TABLE_SCHEMA`, in order, from offset ``start``) as one segment for each date.
+    """Write ``batches`` (in order, from offset ``start``) as one segment for each date.
 
-    Records are sorted by time within a segment. The names are unique, so that nothing is ever overwritten; a
+    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Records are sorted by time within a segment. The names are unique, so that nothing is ever overwritten; a
     segment is part of the table only once it is committed. Raises what `Objects.write` raises; segments that
     were written before that stay behind as orphans and do no harm.
     """
-    table = pa.Table.from_batches(batches, schema=TABLE_SCHEMA)
+    table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else TABLE_SCHEMA)
     end = start + table.num_rows
     segments = []
     for date, rows in _dates(table.sort_by([(_DATE, "ascending"), *_ORDER])):
         data = _parquet(rows)
-        path = _unique_path(shard, start, end, date)
+        path = _unique_path(shard, start, end, date, xxhash.xxh3_64_hexdigest(memoryview(data)))
         objects.write(path, data)
         stats = orjson.dumps(statistics(rows)).decode()
         segments.append(Segment(path, data.size, rows.num_rows, date, stats, shard, start, end))
@@ -88,10 +89,17 @@ def _dates(table: pa.Table) -> Iterator[tuple[datetime.date, pa.Table]]:
         yield rows[_DATE][0].as_py(), rows.drop_columns([_DATE])
 
 
-def _unique_path(shard: str, start: int, end: int, date: datetime.date) -> str:
-    # The path stands in the table's log and in file systems: only characters that nobody escapes.
+def is_as_written(path: str, data: bytes) -> bool:
+    """Whether ``data`` is, to the bit, what was written as ``path``; True as well where the path does not say."""
+    said = re.search(r"-([0-9a-f]{16})\.parquet$", path)
+    return said is None or said[1] == xxhash.xxh3_64_hexdigest(data)
+
+
+def _unique_path(shard: str, start: int, end: int, date: datetime.date, digest: str) -> str:
+    # The path stands in the table's log and in file systems: only characters that nobody escapes. Pages have checksums
+    # of their own, the rest of a Parquet file has none; the digest is that of the whole file.
     name = re.sub(r"[^A-Za-z0-9._-]", "_", shard)
-    return f"{_DATE}={date.isoformat()}/{name}-{start:020d}-{end:020d}-{uuid.uuid4()}.parquet"
+    return f"{_DATE}={date.isoformat()}/{name}-{start:020d}-{end:020d}-{uuid.uuid4()}-{digest}.parquet"
 
 
 def _parquet(rows: pa.Table) -> pa.Buffer:
