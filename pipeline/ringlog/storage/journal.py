@@ -190,12 +190,9 @@ class Journal:
         self._remove_other_generations()
 
     def _link_common(self, op: Replace) -> int:
-        """Begin a generation with those files that hold only what ``op`` has too; where the last of them ends.
-
-        What a file holds is what was read from it or written to it: the very entries, which are shared, never copied.
-        """
+        """Begin a generation with those files that hold only what ``op`` has too; where the last of them ends."""
         held = self._log[bisect_left(self._log, op.trimmed, key=_start) :]
-        same = takewhile(lambda pair: pair[0] is pair[1], zip(held, op.entries, strict=False))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(held, op.entries, strict=False))
         agreed = max((entry.end for entry, _ in same), default=op.trimmed)
         paths = needed(self._paths(), op.trimmed)
         ends = [*map(start_of, paths[1:]), self._end]
