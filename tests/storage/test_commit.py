@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,8 @@ from ringlog.errors import ConfigurationError, Conflict, CorruptionError, Outcom
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.commit import ATTEMPTS, Flush, Snapshot, Table
 from ringlog.storage.segment import write_segments
+from storage.conftest import Place
 from table_rows import DAY_NS, NOON, rows
-
-Place = tuple[str, dict[str, str]]
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where a table may be made, and the options that reach it."""
-    if request.param == "local":
-        return str(tmp_path / "ring log" / "logs"), {}
-    seaweed = request.getfixturevalue("seaweed")
-    return f"s3://{seaweed.bucket}/{uuid.uuid4()}/logs", dict(seaweed.storage_options)
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Table:
-    made = Table(str(tmp_path / "logs"), {})
-    made.open_or_create()
-    return made
 
 
 def flush(table: Table, shard: str, start: int, count: int, **columns: Any) -> Flush:

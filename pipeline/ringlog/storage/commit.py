@@ -1,36 +1,44 @@
 """The Delta table: one version shows segments and, in the same write, how far each shard is stored.
 
 What always holds: a shard's rows in a version are exactly its committed log ``[0, stored(shard))``, each once
-(SL-5). delta-rs compares no numbers for us; what keeps this is that a commit starts at what its own snapshot
-says is stored, and that delta-rs refuses a commit whose snapshot has been overtaken for that shard.
+(SL-5), but for ``expired(shard)`` of them, which retention removed. delta-rs compares no numbers for us; what keeps
+this is that a commit starts at what its own snapshot says is stored, and that delta-rs refuses a commit whose snapshot
+has been overtaken for that shard.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
 from ringlog.replication import outcome
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import local_path
+from ringlog.storage.contents import StoredSegment, paths_of, segments_of
 from ringlog.storage.objects import Objects
 from ringlog.storage.segment import STATISTICS, Segment
 
 ATTEMPTS = 5
 """How often one commit is tried; delta-rs itself steps over other shards' commits within each."""
+REPLACE_ATTEMPTS = 50
+"""How often a replacement is tried, each time from the newest version."""
 
 # delta-rs would wait for minutes; a whole attempt ends in less, and the archiver comes back.
 _DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "4", "retry_timeout": "30s"}
-_CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS)}
+HISTORY_HOURS = 24
+"""How long earlier versions of a new table stay readable."""
+_STATISTICS = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS)}
+_HISTORY = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
+_VACUUMS = "ringlog.vacuums"
 _LOG = "_delta_log"
 
 
@@ -63,6 +71,29 @@ class Snapshot:
         """The least epoch whose leader may archive ``shard``; 0 unless a loss was accepted."""
         return int(self.delta.transaction_version(_fence(shard)) or 0)
 
+    def expired(self, shard: str) -> int:
+        """How many of the records ``[0, stored(shard))`` were removed since, because they were old or not wanted."""
+        return int(self.delta.transaction_version(_expired(shard)) or 0)
+
+    @property
+    def vacuums(self) -> int:
+        """How often a vacuum has begun: see `Table.begin_vacuum`."""
+        return int(self._configuration.get(_VACUUMS) or 0)
+
+    @property
+    def history_hours(self) -> int:
+        """How long an earlier version stays readable; 0 where the table does not say it in hours."""
+        found = re.fullmatch(r"interval (\d+) hours?", self._configuration.get(_HISTORY[0]) or "")
+        return int(found[1]) if found else 0
+
+    def segments(self) -> list[StoredSegment]:
+        """What this version consists of."""
+        return segments_of(self.delta)
+
+    @property
+    def _configuration(self) -> Mapping[str, Any]:
+        return dict(self.delta.metadata().configuration)
+
 
 class Table:
     """The Delta table at ``url``: a local folder or ``s3://bucket/prefix``.
@@ -90,7 +121,7 @@ class Table:
                     TABLE_SCHEMA,
                     mode="error",
                     partition_by=["date"],
-                    configuration=_CONFIGURATION,
+                    configuration={**_STATISTICS, **_history(HISTORY_HOURS)},
                     storage_options=self._options,
                     # With retries, delta-rs lets a second creator through, who replaces the table's metadata.
                     commit_properties=CommitProperties(max_commit_retries=0),
@@ -137,23 +168,31 @@ class Table:
     def commit(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Snapshot:
         """Add the segments of ``flushes`` (one per shard) in one version, each exactly once.
 
-        Every flush must start where ``snapshot`` ends for its shard. Returns a later snapshot, settled: what
+        Every flush must start where ``snapshot`` ends for its shard, and ``snapshot`` must have been taken before the
+        segments were written (`begin_vacuum` says why). Returns a later snapshot, settled: what
         it says is stored is what the caller goes on from, and may trim to. For a shard that another archiver
         was faster with, that need not be the flush's own end; its segments are then orphans.
 
-        Raises `Conflict` when ``snapshot`` does not fit or the table is too contended, and `OutcomeUnknown`
-        when the table cannot be read back. In both cases: take a new snapshot and go on from what it says.
+        Raises `Conflict` when ``snapshot`` does not fit, the table is too contended or was vacuumed meanwhile, and
+        `OutcomeUnknown` when the table cannot be read back. In all cases: take a new snapshot, go on from what it says,
+        and write new segments.
         """
         _require_fit(snapshot, flushes)
         pending = list(flushes)
         refusal: Exception | None = None
         fences = {flush.shard: snapshot.fence(flush.shard) for flush in flushes}
+        vacuums = snapshot.vacuums
         for _ in range(ATTEMPTS):
             refusal = self._try(snapshot, pending)
             snapshot = self._read_back(refusal)
             pending = [flush for flush in pending if _still_to_do(snapshot, flush, fences[flush.shard], refusal)]
             if not pending:
                 return self.settle(snapshot)
+            if snapshot.vacuums != vacuums:
+                raise Conflict(
+                    f"the table {self.url} was vacuumed before it took these segments, so that some may be gone. "
+                    "Take a new snapshot and write them anew"
+                )
         shards = ", ".join(flush.shard for flush in pending)
         raise Conflict(
             f"the table {self.url} did not take {shards} in {ATTEMPTS} attempts: {_reason(refusal)}. "
@@ -178,16 +217,97 @@ class Table:
                 return self.settle(snapshot)
         raise Conflict(f"the table {self.url} did not take the fence of {shard} in {ATTEMPTS} attempts: try again")
 
+    def replace(
+        self,
+        snapshot: Snapshot,
+        removed: Sequence[StoredSegment],
+        added: Sequence[Segment],
+        expired: Mapping[str, int] | None = None,
+    ) -> Snapshot:
+        """Put ``added`` in the place of ``removed`` in one version; the files of ``removed`` stay until a vacuum.
+
+        ``expired`` are the records of each shard that are in ``removed`` and not in ``added``; all others must be in
+        both. Returns a later snapshot. ``snapshot`` must have been taken before the segments were written. Raises
+        `Conflict` when others replaced some of ``removed`` first, the table was vacuumed meanwhile or is too contended:
+        take a new snapshot and see what is still to be done; and `OutcomeUnknown` when it cannot be read back.
+
+        Archivers are not held up: they step over a replacement that loses no record. One that does makes them commit
+        once more.
+        """
+        lost = sum(segment.rows for segment in removed) - sum(segment.rows for segment in added)
+        if lost != sum((expired or {}).values()) or not removed:
+            raise CorruptionError(f"{lost} records would go from the table, and not those that expire: {expired}")
+        now_ms = time.time_ns() // 1_000_000
+        actions = [
+            *(_removed(segment, now_ms, data_change=bool(expired)) for segment in removed),
+            *(_added(segment, data_change=bool(expired)) for segment in added),
+        ]
+        gone, come = {segment.path for segment in removed}, {segment.path for segment in added}
+        vacuums, refusal, held = snapshot.vacuums, None, paths_of(snapshot.delta)
+        for _ in range(REPLACE_ATTEMPTS):
+            if not held >= gone or snapshot.vacuums != vacuums:
+                raise Conflict(
+                    f"version {snapshot.version} of the table {self.url} has no more what was to be replaced"
+                )
+            marks = [Transaction(_expired(shard), snapshot.expired(shard) + n) for shard, n in (expired or {}).items()]
+            # delta-rs would step over a commit that removes the same segments, and have all their records twice. So it
+            # gets no chance to: it commits on top of this very snapshot, or not at all.
+            refusal = self._write(snapshot, actions, CommitProperties(app_transactions=marks, max_commit_retries=0))
+            snapshot = self._read_back(refusal)
+            held = paths_of(snapshot.delta)
+            if held >= come and held.isdisjoint(gone):
+                return snapshot
+        raise Conflict(
+            f"others committed to the table {self.url} all the while, {REPLACE_ATTEMPTS} times: {_reason(refusal)}"
+        ) from refusal
+
+    def begin_vacuum(self) -> Snapshot:
+        """A snapshot, settled, that no commit built on an earlier one can follow.
+
+        So a file that was there before this was called, and is not in the snapshot, never becomes part of the table,
+        whatever archiver wrote it and however long it was stopped since: delta-rs refuses every commit whose snapshot
+        is from before a change of the table's properties, and `commit` does not offer the same segments again.
+
+        Raises `Conflict` when the properties are changed all the while, and `OutcomeUnknown`.
+        """
+        before = self.snapshot()
+        return self._configure({_VACUUMS: str(before.vacuums + 1)}, lambda found: found.vacuums > before.vacuums)
+
+    def keep_history(self, hours: int) -> Snapshot:
+        """Keep earlier versions readable for ``hours``; the newest snapshot. Raises what `begin_vacuum` raises."""
+        found = self.snapshot()
+        if found.history_hours == hours:
+            return found
+        return self._configure(_history(hours), lambda found: found.history_hours == hours)
+
+    def _configure(self, properties: Mapping[str, str], done: Callable[[Snapshot], bool]) -> Snapshot:
+        refusal: Exception | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                # It changes what it is called on, and a snapshot never changes: so on one of its own.
+                self.snapshot().delta.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
+            except (DeltaError, OSError) as error:
+                refusal = error
+            found = self._read_back(refusal)
+            if done(found):
+                return self.settle(found)
+        raise Conflict(
+            f"the table {self.url} did not take {', '.join(properties)} in {ATTEMPTS} attempts: {_reason(refusal)}. "
+            "Try again"
+        )
+
     def _try(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Exception | None:
         marks = [Transaction(flush.shard, flush.end) for flush in flushes]
         added = [_added(segment) for flush in flushes for segment in flush.segments]
         return self._write(snapshot, added, CommitProperties(app_transactions=marks))
 
-    def _write(self, snapshot: Snapshot, added: list[AddAction], properties: CommitProperties) -> Exception | None:
+    def _write(
+        self, snapshot: Snapshot, actions: list[AddAction | RemoveAction], properties: CommitProperties
+    ) -> Exception | None:
         """Commit from ``snapshot`` itself. An error says nothing about the outcome: only the table knows."""
         try:
             snapshot.delta.create_write_transaction(
-                actions=added,
+                actions=actions,
                 mode="append",
                 schema=snapshot.delta.schema(),
                 partition_by=["date"],
@@ -256,13 +376,25 @@ def _fence(shard: str) -> str:
     return f"{shard}/fence"
 
 
-def _added(segment: Segment) -> AddAction:
+def _expired(shard: str) -> str:
+    return f"{shard}/expired"
+
+
+def _history(hours: int) -> dict[str, str]:
+    return dict.fromkeys(_HISTORY, f"interval {hours} hours")
+
+
+def _removed(segment: StoredSegment, now_ms: int, data_change: bool) -> RemoveAction:
+    return RemoveAction(segment.path, data_change, now_ms, segment.size_bytes, {"date": segment.date.isoformat()})
+
+
+def _added(segment: Segment, data_change: bool = True) -> AddAction:
     return AddAction(
         path=segment.path,
         size=segment.size_bytes,
         partition_values={"date": segment.date.isoformat()},
         modification_time=time.time_ns() // 1_000_000,
-        data_change=True,
+        data_change=data_change,
         stats=segment.stats_json,
     )
 

@@ -62,9 +62,10 @@ class Segment:
 def write_segments(objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]) -> list[Segment]:
     """Write ``batches`` (in order, from offset ``start``) as one segment for each date.
 
-    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Records are sorted by time within a segment. The names are unique, so that nothing is ever overwritten; a
-    segment is part of the table only once it is committed. Raises what `Objects.write` raises; segments that
-    were written before that stay behind as orphans and do no harm.
+    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Records are sorted by time within a
+    segment. The names are unique, so that nothing is ever overwritten; a segment is part of the table only once it is
+    committed. Raises what `Objects.write` raises; segments that were written before that stay behind as orphans and do
+    no harm.
     """
     table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else TABLE_SCHEMA)
     end = start + table.num_rows

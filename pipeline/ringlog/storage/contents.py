@@ -1,0 +1,99 @@
+"""What one version of the table consists of, by what its log says, and the records of one of its segments."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from ringlog.errors import CorruptionError
+from ringlog.storage.objects import Objects
+from ringlog.storage.segment import is_as_written
+
+Bounds = tuple[Any, Any]
+"""The smallest and the largest value of a column in a segment; they may be wider than what is there."""
+
+
+@dataclass(frozen=True)
+class StoredSegment:
+    """A segment of one version of the table. ``path`` is relative to the table."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    date: datetime.date
+    added_s: float
+    """When it was written, in seconds since 1970, by the clock of whoever wrote it."""
+    nulls: dict[str, int]
+    bounds: dict[str, Bounds]
+    """For each column whose values the log bounds."""
+
+    @property
+    def first_ns(self) -> int:
+        """When its first record happened, in nanoseconds since 1970; 0 where the log does not say it."""
+        return self.bounds.get("time_unix_nano", (0, 0))[0] or 0
+
+    @property
+    def last_ns(self) -> int:
+        """When its last record happened."""
+        return self.bounds.get("time_unix_nano", (0, 0))[1] or 0
+
+    def only(self, column: str) -> Any:
+        """The one value that ``column`` has in all of its records, or None where the log does not say that."""
+        low, high = self.bounds.get(column, (None, None))
+        return low if low == high and self.nulls.get(column) == 0 else None
+
+    def may_hold(self, column: str, value: Any) -> bool:
+        """Whether one of its records may have ``value`` in ``column``."""
+        if self.nulls.get(column) == self.rows:
+            return False
+        low, high = self.bounds.get(column, (None, None))
+        return (low is None or low <= value) and (high is None or value <= high)
+
+
+def segments_of(delta: DeltaTable) -> list[StoredSegment]:
+    """The segments of the loaded version of ``delta``.
+
+    Files that somebody else put into the table without ringlog's statistics are among them, with no bounds.
+    """
+    actions = pa.table(delta.get_add_actions(flatten=False))
+    return list(_segments(actions)) if actions.num_rows else []
+
+
+def paths_of(delta: DeltaTable) -> set[str]:
+    """The paths of the segments of the loaded version of ``delta``."""
+    return set(pa.table(delta.get_add_actions(flatten=False))["path"].to_pylist())
+
+
+def _segments(actions: pa.Table) -> Iterator[StoredSegment]:
+    for one in actions.to_pylist():
+        low, high = one.get("min") or {}, one.get("max") or {}
+        yield StoredSegment(
+            path=one["path"],
+            size_bytes=one["size_bytes"],
+            rows=one["num_records"] or 0,
+            date=one["partition"]["date"],
+            added_s=one["modification_time"] / 1000,
+            nulls={name: count for name, count in (one.get("null_count") or {}).items() if count is not None},
+            bounds={name: (low.get(name), high.get(name)) for name in low.keys() | high.keys()},
+        )
+
+
+def read_segment(objects: Objects, segment: StoredSegment) -> pa.Table:
+    """The records of ``segment``, to the bit as they were written, with the columns of the table that it has.
+
+    Raises `CorruptionError` where it does not read back or is gone, and `Unavailable`.
+    """
+    try:
+        data = objects.read(segment.path)
+        if not is_as_written(segment.path, data):
+            raise CorruptionError(f"{segment.path} is not as it was written: `ringlog verify` says more")
+        rows = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, FileNotFoundError, OSError) as error:
+        raise CorruptionError(f"{segment.path} does not read back: {error}") from error
+    return rows.append_column("date", pa.repeat(pa.scalar(segment.date), rows.num_rows))
