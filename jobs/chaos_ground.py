@@ -18,17 +18,19 @@ from ray._private.state import state as ray_state
 from ray.cluster_utils import Cluster
 
 import ringlog
+from chaos_network import Network
 from etcd import Etcd
 from ringlog.actors import cluster as ringlog_cluster
-from seaweed import SeaweedFS
+from seaweed import SeaweedFS, free_ports
 
-HEAD_IP = "127.0.0.2"
 QUICK_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+PATIENT_HEALTH_CHECKS = {"RAY_health_check_failure_threshold": "20"}
+"""A node that was cut off is the same when it is back: clients are on it, and Ray would end them with it."""
 NODES = SHARDS = 4
 REPLICAS = 3
 DIES_WITHIN_S = 5.0
@@ -88,33 +90,40 @@ class Stores:
 
 
 @contextlib.contextmanager
-def stores(folder: Path, root: str, metadata: str) -> Iterator[Stores]:
-    """A ``root`` that is a folder or s3, ``metadata`` beside it (root) or in etcd; their servers end with the block."""
+def stores(folder: Path, root: str, metadata: str, host: str) -> Iterator[Stores]:
+    """A ``root`` that is a folder or s3, ``metadata`` beside it (root) or in etcd; their servers end with the block.
+
+    The etcd server is reached at ``host``, from every node; the S3 server only on loopback.
+    """
     with contextlib.ExitStack() as running:
         url, place, servers, environment = str(folder / "root"), None, dict[str, Server](), dict[str, str]()
         if root == "s3":
             s3 = running.enter_context(SeaweedFS(folder / "s3"))
             url, environment, servers["s3"] = s3.root("chaos"), s3.environment, s3
         if metadata == "etcd":
-            etcd = running.enter_context(Etcd(folder / "etcd"))
+            etcd = running.enter_context(Etcd(folder / "etcd", host=host))
             place, servers["etcd"] = etcd.url("chaos"), etcd
         yield Stores(url, place, servers, environment)
 
 
 class Ground:
-    """Raylets on 127.0.0.2, .3, …, of which the first, the head, is never hit: its GCS alone may be stopped."""
+    """Raylets, of which the first, the head, is never killed: its GCS alone may be stopped.
 
-    def __init__(self, folder: Path, stores: Stores) -> None:
+    They are on 127.0.0.2, .3, …, or each on its own node of ``network``; this process is then on the head's.
+    """
+
+    def __init__(self, folder: Path, stores: Stores, network: Network | None) -> None:
         for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
             os.environ.pop(name, None)  # where this is itself a job: of another cluster
-        os.environ.update(QUICK_HEALTH_CHECKS)
-        os.environ.update(stores.environment)
-        self.stores, self.journals = stores, folder / "journals"
-        self._addresses = itertools.cycle(range(2, 255))
+        os.environ.update(PATIENT_HEALTH_CHECKS if network else QUICK_HEALTH_CHECKS)
+        os.environ.update(stores.environment, RAY_gcs_storage="rocksdb", RAY_gcs_storage_path=str(folder / "gcs"))
+        self._gcs_port = free_ports(1)[0]
+        self.stores, self.network, self.journals = stores, network, folder / "journals"
+        self._addresses = (f"127.0.0.{number}" for number in itertools.cycle(range(2, 255)))
         self._cluster = Cluster()
         for _ in range(NODES):
             self.add_node()
-        ray.init(address=self._cluster.address, _node_ip_address=HEAD_IP, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=self.address, _node_ip_address=self.head_ip, log_to_driver=False, logging_level="WARNING")
         self.pipeline = ringlog.start(
             stores.root, metadata=stores.metadata, journal_dir=str(self.journals), shards=SHARDS, replicas=REPLICAS
         )
@@ -127,9 +136,24 @@ class Ground:
         return str(self._cluster.address)
 
     @property
-    def gcs_pid(self) -> int:
-        """The process of Ray's control store."""
-        return int(self._cluster.head_node.all_processes["gcs_server"][0].process.pid)
+    def head_ip(self) -> str:
+        """Of the head."""
+        return str(self._cluster.head_node.node_ip_address)
+
+    @property
+    def gcs_pid(self) -> int | None:
+        """The process of Ray's control store; None while it is away."""
+        for process in self._cluster.head_node.all_processes.get("gcs_server", ()):
+            return int(process.process.pid)
+        return None
+
+    def kill_gcs(self) -> None:
+        """SIGKILL of Ray's control store. What it knows is on disk."""
+        self._cluster.head_node.kill_gcs_server(check_alive=False)
+
+    def start_gcs(self) -> None:
+        """Let it begin again, at the same port."""
+        self._cluster.head_node.start_gcs_server()
 
     @property
     def logs(self) -> Path:
@@ -137,18 +161,30 @@ class Ground:
         return Path(self._cluster.head_node.get_session_dir_path()) / "logs"
 
     def add_node(self) -> None:
-        """One more raylet."""
-        taken = {str(node.node_ip_address) for node in self._cluster.list_all_nodes()}
-        address = next(ip for n in self._addresses if (ip := f"127.0.0.{n}") not in taken)
-        self._cluster.add_node(node_ip_address=address, num_cpus=1, include_dashboard=False)
+        """One more raylet: at the next address of loopback, or at the first of the network that has none."""
+        taken = {str(node.node_ip_address) for node in self.all_nodes()}
+        if self.network is None:
+            self._add_node(next(ip for ip in self._addresses if ip not in taken))
+            return
+        node = next(node for node in self.network.nodes if self.network.address(node) not in taken)
+        with self.network.inside(node):
+            self._add_node(self.network.address(node))
+
+    def _add_node(self, address: str) -> None:
+        options = {} if self.all_nodes() else {"gcs_server_port": self._gcs_port}
+        self._cluster.add_node(node_ip_address=address, num_cpus=1, include_dashboard=False, **options)
 
     def nodes(self) -> list[Any]:
         """The raylets that may be hit."""
         return sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_ip_address))
 
+    def all_nodes(self) -> list[Any]:
+        """All raylets, the head's too."""
+        return list(self._cluster.list_all_nodes())
+
     def actors(self) -> dict[str, Actor]:
         """The pipeline's actors that run, by name; only such that are children of a raylet of this cluster."""
-        raylets = {raylet_pid(node) for node in (*self._cluster.worker_nodes, self._cluster.head_node)}
+        raylets = {raylet_pid(node) for node in self.all_nodes()}
         return {
             one["Name"]: Actor(one["Name"], one["Pid"], one["Address"]["NodeID"])
             for one in ray_state.actor_table(None).values()

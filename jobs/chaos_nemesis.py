@@ -23,6 +23,7 @@ from chaos_history import Fault
 FILLS_WITHIN_S = 10.0
 HEALS_WITHIN_S = 20.0
 STOPPED_S = (1.0, 8.0)
+CUT_S = (1.0, 15.0)
 AWAY_S = {"etcd": (1.0, 10.0), "s3": (2.0, 60.0)}
 """How long a server is away; an S3 server for up to a minute, which the archive waits for."""
 
@@ -220,7 +221,17 @@ class Nemesis:
 
     def stop_gcs(self) -> Hit | None:
         """SIGSTOP of Ray's control store: nothing restarts and nobody is found meanwhile."""
-        return self._stop(self._ground.gcs_pid, "the GCS")
+        pid = self._ground.gcs_pid
+        return None if pid is None else self._stop(pid, "the GCS")
+
+    def kill_gcs(self) -> Hit | None:
+        """SIGKILL of Ray's control store; it begins again with what it has on disk."""
+        pid = self._ground.gcs_pid
+        if pid is None or pid in self._away:
+            return None
+        at = time.monotonic_ns()
+        self._ground.kill_gcs()
+        return Hit("the GCS", at, seconds=self._take_away("GCS", STOPPED_S, self._ground.start_gcs))
 
     def kill_etcd(self) -> Hit | None:
         """SIGKILL of the metadata store; it begins again on its data."""
@@ -237,6 +248,28 @@ class Nemesis:
     def stop_s3(self) -> Hit | None:
         """SIGSTOP of the object store."""
         return self._stop_server("s3")
+
+    def cut_node(self) -> Hit | None:
+        """A node is cut off from all others: what it leads has no majority, and does not know it yet."""
+        network = self._ground.network
+        if network is None:
+            return None
+        node = self._draw.choice(network.nodes)
+        homes = {str(one.node_ip_address): one for one in self._ground.all_nodes()}
+        return self._cut(network.link_of(node), frozenset(self._on(homes[network.address(node)])))
+
+    def cut_half(self) -> Hit | None:
+        """The one half of the nodes is cut off from the other."""
+        network = self._ground.network
+        return None if network is None else self._cut(network.link_between, frozenset(self._ground.actors()))
+
+    def _cut(self, link: str, actors: frozenset[str]) -> Hit | None:
+        network = self._ground.network
+        if network is None or link in self._away:
+            return None
+        at = time.monotonic_ns()
+        network.cut(link)
+        return Hit(link, at, actors, self._take_away(link, CUT_S, lambda: network.mend(link)))
 
     def _kill_server(self, name: str) -> Hit | None:
         server = self._ground.stores.servers.get(name)
@@ -255,8 +288,8 @@ class Nemesis:
         return Hit(name, at, seconds=self._take_away(name, AWAY_S[name], server.thaw))
 
     def _bears_a_loss(self) -> bool:
-        """Whether every shard can bear the loss of one disk, or can so soon."""
-        return eventually(lambda: not self._away and self._ground.whole(), HEALS_WITHIN_S)
+        """Whether every shard can bear the loss of one disk, or can so soon; servers may be away."""
+        return eventually(lambda: set(self._away) <= set(AWAY_S) and self._ground.whole(), HEALS_WITHIN_S)
 
     def _wiped(self, actor: Actor) -> bool:
         """Stop ``actor`` for good, so that it writes nothing more, and take its journals away."""
@@ -282,11 +315,17 @@ FAULTS: dict[str, Callable[[Nemesis], Hit | None]] = {
     "wipe_node": Nemesis.wipe_node,
     "disk_full": Nemesis.disk_full,
     "stop_gcs": Nemesis.stop_gcs,
+    "kill_gcs": Nemesis.kill_gcs,
     "kill_etcd": Nemesis.kill_etcd,
     "stop_etcd": Nemesis.stop_etcd,
     "kill_s3": Nemesis.kill_s3,
     "stop_s3": Nemesis.stop_s3,
+    "cut_node": Nemesis.cut_node,
+    "cut_half": Nemesis.cut_half,
 }
 SERVER_OF = {"kill_etcd": "etcd", "stop_etcd": "etcd", "kill_s3": "s3", "stop_s3": "s3"}
-OF_EVERY_SHARD = {"kill_router", "kill_controller", "stop_gcs", *SERVER_OF}
+OF_NODES = {"kill_node", "stop_node", "wipe_node"}
+"""Not where clients are on those nodes: Ray would end them too."""
+OF_NETWORK = {"cut_node", "cut_half"}
+OF_EVERY_SHARD = {"kill_router", "kill_controller", "stop_gcs", "kill_gcs", *SERVER_OF}
 """Faults of what all shards lean on: the next acknowledgement of each is waited for."""

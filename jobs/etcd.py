@@ -22,14 +22,16 @@ class Etcd:
     """One etcd member with its data in ``folder``; up when the ``with`` block begins, gone when it ends.
 
     It can be killed, and started again on the same data and ports. ``members`` gives each name of a cluster its port
-    for the others; alone, a member is a cluster of one.
+    for the others; alone, a member is a cluster of one. Clients reach it at ``host``.
     """
 
-    def __init__(self, folder: Path, name: str = "alone", members: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str = "alone", members: Mapping[str, int] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._folder, self._name = folder, name
         self._members = members or {name: free_ports(1)[0]}
         self.peer_port = self._members[name]
-        self.endpoint = f"127.0.0.1:{free_ports(1)[0]}"
+        self.endpoint = f"{host}:{free_ports(1)[0]}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Etcd:
