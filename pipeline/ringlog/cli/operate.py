@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 import ringlog
 from ringlog.actors import cluster
 from ringlog.cli import show
+from ringlog.cli.recover import explanation
 from ringlog.errors import ConfigurationError, Unavailable
 
 
@@ -21,16 +24,66 @@ def up(
     replicas: Annotated[int | None, typer.Option(help="Copies of each batch that is not archived yet.")] = None,
     journal_dir: Annotated[str | None, typer.Option(help="Local folder of the journals, on every node.")] = None,
 ) -> None:
-    """Start the pipeline in the Ray cluster that is there; where there is none, start a local one that stays."""
+    """Start the pipeline in the Ray cluster that is there; where there is none, start a local one that stays.
+
+    On a root that was used before, it goes on with what the journals hold, and says how much that is. Exit code 0 when
+    every shard can be written.
+    """
     given = {"shards": shards, "replicas": replicas, "journal_dir": journal_dir}
     try:
         cluster.join_ray(start_local=False)
     except Unavailable:
         _start_ray()
         cluster.join_ray(start_local=False)
-    pipeline = ringlog.start(root, **{name: value for name, value in given.items() if value is not None})
-    show.console.print(f"ringlog is up: root {pipeline.status()['root']}", highlight=False)
+    running = _running()
+    try:
+        pipeline = ringlog.start(root, **{name: value for name, value in given.items() if value is not None})
+    except Unavailable as error:
+        begun = _running()
+        if begun is None:
+            raise
+        shards_now = begun.status()["shards"]
+        for line in (*recovered(shards_now), *waiting(shards_now)):
+            show.errors.print(line, soft_wrap=True)
+        raise Unavailable(
+            f"{error}. The pipeline runs, and opens the others by itself; look again with `ringlog recover`"
+        ) from None
+    status = pipeline.status()
+    show.console.print(f"ringlog is up: root {status['root']}", highlight=False)
+    if running is None:
+        for line in recovered(status["shards"]):
+            show.console.print(line, soft_wrap=True)
+    for line in waiting(status["shards"]):
+        show.console.print(line, soft_wrap=True)
     _say_how_to_submit_jobs()
+
+
+def _running() -> cluster.Cluster | None:
+    """The pipeline that runs in this Ray cluster."""
+    try:
+        return cluster.connect()
+    except Unavailable:
+        return None
+
+
+def recovered(shards: dict[str, Any]) -> Iterator[Text]:
+    """What the shards began with; nothing is said where all of them are new."""
+    before = [shard for shard in shards.values() if shard["leader"] is not None and shard["epoch"] > 1]
+    if not before:
+        return
+    records, bytes = (sum(shard[f"taken_over_{unit}"] for shard in before) for unit in ("records", "bytes"))
+    if records:
+        held = f"{records:,} records ({bytes / 1e6:,.1f} MB) that only the journals had"
+        yield Text(f"recovered {len(before)} of {len(shards)} shards, with {held}: they can be read, and go to the table by themselves")
+    else:
+        yield Text(f"recovered {len(before)} of {len(shards)} shards: the table has all that the journals had")
+
+
+def waiting(shards: dict[str, Any]) -> Iterator[Text]:
+    """What of them is not complete, what it waits for, and what to do."""
+    for name, shard in shards.items():
+        if shard["condition"] != "complete":
+            yield from explanation(name, shard)
 
 
 def down() -> None:

@@ -82,7 +82,8 @@ class Leader:
     """The leader of ``epoch`` over ``members``, one of which, ``own``, lives in its process.
 
     ``entries`` are the kept tail ``[trimmed, end)``, all of it committed; ``producers`` is the producers' table as of
-    ``trimmed``. ``buffer_bytes_max`` bounds the payloads that are held and not yet trimmed.
+    ``trimmed``. ``buffer_bytes_max`` bounds the payloads that are held and not yet trimmed; ``taken_over_bytes`` and
+    ``taken_over_records`` are what this leadership began with.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class Leader:
         self.committed = self.end
         self.deposed_by: int | None = None
         self.held_bytes = sum(len(entry.payload) for entry in self.entries)
+        self.taken_over_bytes = self.held_bytes
+        self.taken_over_records = self.end - trimmed
         self.buffer_bytes_max = buffer_bytes_max
         self._base = ProducerTable.from_plain(producers)
         self.producers = self._base.advanced(self.entries)
