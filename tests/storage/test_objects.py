@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import os
 import stat
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import pytest
 from ringlog.errors import ConfigurationError, Unavailable
 from ringlog.settings import local_path
 from ringlog.storage.objects import Objects
+from s3proxy import FAULTS, Door, S3Proxy, Script, always
+from seaweed import SeaweedFS
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -111,7 +117,7 @@ def test_nobody_at_the_endpoint_is_unavailable() -> None:
         "AWS_SECRET_ACCESS_KEY": "y",
     }
     with pytest.raises(Unavailable, match=r"s3://bucket/logs/a.*try again"):
-        Objects("s3://bucket/logs", options).write("a", b"1")
+        Objects("s3://bucket/logs", options, deadline_s=2.0).write("a", b"1")
 
 
 @pytest.mark.s3
@@ -122,3 +128,120 @@ def test_what_a_store_refuses_is_a_setting_to_change(seaweed: Any) -> None:
     for call in (lambda o: o.write("a", b"1"), lambda o: o.read("a"), lambda o: o.exists("a")):
         with pytest.raises(ConfigurationError, match="credentials"):
             call(Objects(f"s3://{seaweed.bucket}/logs", wrong))
+
+
+@pytest.fixture
+def proxy(seaweed: SeaweedFS) -> Iterator[S3Proxy]:
+    with S3Proxy(seaweed.url) as made:
+        made.slow_s, made.lag_s = 0.2, 0.0
+        yield made
+
+
+@dataclass(frozen=True)
+class Behind:
+    """An empty root behind a door of its own."""
+
+    objects: Objects
+    door: Door
+
+    @classmethod
+    def made(cls, seaweed: SeaweedFS, proxy: S3Proxy, deadline_s: float) -> Behind:
+        door = proxy.door()
+        options = {**seaweed.storage_options, "AWS_ENDPOINT_URL": door.url}
+        objects = Objects(seaweed.root(uuid.uuid4().hex), options, deadline_s)
+        # However long it takes, before any deadline counts: botocore reads its descriptions of S3.
+        assert objects._store._files.exists(seaweed.bucket)  # type: ignore[attr-defined]
+        return cls(objects, door)
+
+
+def meet(behind: Behind, kind: str) -> None:
+    """Every call, each with one fault."""
+    script = Script()
+    behind.door.plan = script
+    objects = behind.objects
+
+    def once(at: str) -> None:
+        assert script.left == [], "the fault before did not happen"
+        script.left.append((kind, at))
+
+    once("PUT")
+    objects.write("a", b"a" * 1000)
+    once("PUT")
+    try:
+        objects.create("b", b"b")
+    except FileExistsError:
+        assert FAULTS[kind].reaches != "nothing", "one's own, stored by a request whose answer was lost"
+    objects.write("c", b"c")
+    once("GET")
+    assert objects.read("a") == b"a" * 1000
+    once("listing")
+    assert objects.list() == ["a", "b", "c"]
+    once("HEAD")
+    assert objects.exists("a")
+    once("HEAD")
+    assert not objects.exists("d")
+    once("DELETE")
+    objects.remove("a")
+    once("GET")
+    with pytest.raises(FileNotFoundError):
+        objects.read("a")
+    once("nothing of this")
+    assert objects.list() == ["b", "c"]
+
+
+@pytest.mark.s3
+def test_one_fault_fails_nothing(seaweed: SeaweedFS, proxy: S3Proxy) -> None:
+    roots = [Behind.made(seaweed, proxy, deadline_s=4.0) for _ in FAULTS]
+    with ThreadPoolExecutor(len(roots)) as pool:
+        assert list(pool.map(meet, roots, FAULTS)) == [None] * len(FAULTS)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["503 before", "409", "reset after", "silence before", "truncated read"])
+def test_a_store_that_fails_for_longer_than_the_deadline_is_unavailable(
+    seaweed: SeaweedFS, proxy: S3Proxy, kind: str
+) -> None:
+    behind = Behind.made(seaweed, proxy, deadline_s=2.0)
+    objects = behind.objects
+    objects.write("a", b"a" * 1000)
+    behind.door.plan = always(kind)
+    calls: list[Callable[[], object]] = [
+        lambda: objects.read("a"),
+        lambda: objects.exists("a"),
+        lambda: objects.remove("x"),
+        lambda: objects.write("b", b"b"),
+        lambda: objects.create("c", b"c"),
+        objects.list,
+    ]
+
+    def refused(call: Callable[[], object]) -> None:
+        with pytest.raises(Unavailable, match="try again"):
+            call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        assert list(pool.map(refused, calls)) == [None] * len(calls)
+    behind.door.plan = None
+    assert objects.read("a") == b"a" * 1000
+
+
+@pytest.mark.s3
+def test_an_answer_that_always_breaks_off_is_unavailable(seaweed: SeaweedFS, proxy: S3Proxy) -> None:
+    behind = Behind.made(seaweed, proxy, deadline_s=30.0)
+    behind.objects.write("a", b"a" * 100_000)
+    behind.objects.create("b", b"b")
+    behind.objects._store._files.retries = 1  # type: ignore[attr-defined]  # it would take long
+    behind.door.plan = always("truncated read")
+    for call in (lambda: behind.objects.read("a"), lambda: behind.objects.create("b", b"b")):
+        with pytest.raises(Unavailable, match="try again"):
+            call()
+
+
+@pytest.mark.s3
+def test_half_a_write_is_no_object(seaweed: SeaweedFS, proxy: S3Proxy) -> None:
+    behind = Behind.made(seaweed, proxy, deadline_s=2.0)
+    behind.door.plan = always("truncated write")
+    with pytest.raises(Unavailable):
+        behind.objects.write("a", b"a" * 1000)
+    behind.door.plan = None
+    assert behind.objects.list() == []
+    assert not behind.objects.exists("a")

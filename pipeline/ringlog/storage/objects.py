@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +19,9 @@ from ringlog.settings import local_path
 
 DEADLINE_S = 60.0
 """How long one call to an object store may take, with its retries."""
+_ANSWERS_MIN = 4
+"""How often a store that takes requests and never answers is asked before the deadline."""
+_CONFLICT_PAUSE_S = 0.5
 _ONE_PUT_BYTES = 5 * 2**30
 _UNFINISHED = ".tmp"
 
@@ -24,7 +30,8 @@ class Objects:
     """Whole objects under ``url``: written once, read whole, durable when the call returns.
 
     ``storage_options`` are spelled as delta-rs spells them (``AWS_ENDPOINT_URL``, ``AWS_REGION``, …), so that
-    one mapping serves both. Paths are relative to ``url`` and use ``/``.
+    one mapping serves both. Paths are relative to ``url`` and use ``/``. ``deadline_s`` bounds every call, the retries
+    included; None is `DEADLINE_S`.
 
     Every method raises `Unavailable` when the store does not answer, and `ConfigurationError` when it refuses
     (wrong credentials, no such bucket, no permission).
@@ -36,10 +43,12 @@ class Objects:
     (b'PAR1', ['date=2025-01-01/a.parquet'])
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, str]) -> None:
+    def __init__(self, url: str, storage_options: Mapping[str, str], deadline_s: float | None = None) -> None:
         self.url = url.rstrip("/")
         folder = local_path(url)
-        self._store: _Store = _Folder(Path(folder)) if folder is not None else _Bucket(url, storage_options)
+        self._store: _Store = (
+            _Folder(Path(folder)) if folder is not None else _Bucket(url, storage_options, deadline_s or DEADLINE_S)
+        )
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
         """Store ``data`` as ``path``, whole or not at all; replaces what was there."""
@@ -87,7 +96,9 @@ class Objects:
         except (RinglogError, FileExistsError):
             raise
         except FileNotFoundError as error:
-            raise absent or ConfigurationError(
+            if absent is not None and _said(error).get("Error", {}).get("Code") != "NoSuchBucket":
+                raise absent from error
+            raise ConfigurationError(
                 f"cannot {verb} {where}: {error}. Create the bucket or the folder, or change root"
             ) from error
         except PermissionError as error:
@@ -176,69 +187,102 @@ class _Folder:
 
 
 class _Bucket:
-    """A prefix of an S3 bucket. Every write is one PutObject, never a multipart upload left half done."""
+    """A prefix of an S3 bucket. Every write is one PutObject, never a multipart upload left half done.
 
-    def __init__(self, url: str, storage_options: Mapping[str, str]) -> None:
+    botocore tries again, after pauses that grow and are random, when a request fails on its way or at the server, and
+    s3fs when an answer breaks off. So any of these calls may have been carried out more than once.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, str], deadline_s: float) -> None:
         self._prefix = url.split("://", 1)[1].rstrip("/")
-        self._files = _s3(storage_options)
+        self._deadline_s = deadline_s
+        self._files = _s3(storage_options, deadline_s / _ANSWERS_MIN)
 
     def write(self, path: str, data: bytes | pa.Buffer) -> None:
         body = data.to_pybytes() if isinstance(data, pa.Buffer) else data
-        self._call("pipe_file", path, body, chunksize=_ONE_PUT_BYTES)
+        self._answered("pipe_file", self._path(path), body, chunksize=_ONE_PUT_BYTES)
 
     def create(self, path: str, data: bytes) -> None:
-        bucket, _, key = f"{self._prefix}/{path}".partition("/")
-        options = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
         try:
-            self._answered("call_s3", "put_object", **options)
+            self._answered("call_s3", "put_object", **self._named(path), Body=data, IfNoneMatch="*")
         except OSError as error:
-            said = getattr(error.__cause__, "response", {})
-            if said.get("Error", {}).get("Code") == "PreconditionFailed":
+            if _status(error) == 412:
                 raise FileExistsError(str(error)) from error
             raise
 
     def remove(self, path: str) -> None:
         try:
-            self._call("rm_file", path)
+            self._answered("rm_file", self._path(path))
         except FileNotFoundError:
             return  # it is gone
 
     def read(self, path: str) -> bytes:
-        return bytes(self._call("cat_file", path))
+        return bytes(self._answered("cat_file", self._path(path), max_concurrency=1))
 
     def exists(self, path: str) -> bool:
         try:
-            return bool(self._call("info", path)["type"] == "file")
+            self._answered("call_s3", "head_object", **self._named(path))
         except FileNotFoundError:
             return False
+        return True
 
     def sync(self, *paths: str) -> None:
         """A PutObject that was answered is durable."""
 
     def list(self, prefix: str) -> list[str]:
         start = len(self._prefix) + 1
-        found = (path[start:] for path in self._call("find", prefix))
+        found = (path[start:] for path in self._answered("find", self._path(prefix)))
         # Some stores and consoles keep a folder as an object of its own, which holds nothing.
         return [path for path in found if path.rstrip("/") != prefix.rstrip("/")]
 
-    def _call(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
-        return self._answered(name, f"{self._prefix}/{path}", *args, **kwargs)
+    def _path(self, path: str) -> str:
+        return f"{self._prefix}/{path}"
+
+    def _named(self, path: str) -> dict[str, str]:
+        bucket, _, key = self._path(path).partition("/")
+        return {"Bucket": bucket, "Key": key}
 
     def _answered(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call ``name`` of the file system. Raises `OSError` and its kinds."""
+        deadline = time.monotonic() + self._deadline_s
+        pause = threading.Event()
+        while True:
+            try:
+                return self._ask(name, deadline - time.monotonic(), *args, **kwargs)
+            except OSError as error:
+                # Somebody else's write of the same object is under way: S3 wants to be asked again.
+                wait_s = random.uniform(0.0, _CONFLICT_PAUSE_S)
+                if _status(error) != 409 or time.monotonic() + wait_s >= deadline:
+                    raise
+            pause.wait(wait_s)
+
+    def _ask(self, name: str, within_s: float, *args: Any, **kwargs: Any) -> Any:
         from botocore.exceptions import BotoCoreError, NoCredentialsError  # type: ignore[import-untyped]
+        from s3fs.core import S3_RETRYABLE_ERRORS
 
         try:
-            return getattr(self._files, name)(*args, timeout=DEADLINE_S, **kwargs)
+            return getattr(self._files, name)(*args, timeout=within_s, **kwargs)
         except NoCredentialsError as error:
             raise PermissionError(str(error)) from error
         except TimeoutError as error:
-            raise TimeoutError(f"no answer within {DEADLINE_S:g} s") from error
-        except BotoCoreError as error:
+            raise TimeoutError(f"no answer within {self._deadline_s:g} s") from error
+        except (BotoCoreError, *S3_RETRYABLE_ERRORS) as error:
             raise OSError(str(error)) from error
 
 
-def _s3(options: Mapping[str, str]) -> Any:
-    """The s3fs file system that reaches what delta-rs reaches with ``options``."""
+def _status(error: OSError) -> int | None:
+    """The HTTP status that an error comes from, if it comes from one."""
+    status: int | None = _said(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
+
+
+def _said(error: OSError) -> Mapping[str, Any]:
+    """What S3 said, where it is S3 that an error comes from."""
+    return getattr(error.__cause__, "response", None) or {}
+
+
+def _s3(options: Mapping[str, str], answer_s: float) -> Any:
+    """The s3fs file system that reaches what delta-rs reaches with ``options``; each request waits for ``answer_s``."""
     import s3fs
 
     chosen = {name.upper(): value for name, value in options.items()}
@@ -249,7 +293,7 @@ def _s3(options: Mapping[str, str]) -> Any:
         endpoint_url=chosen.get("AWS_ENDPOINT_URL"),
         client_kwargs={"region_name": chosen["AWS_REGION"]} if "AWS_REGION" in chosen else {},
         # Newer checksum headers are refused by some S3-compatible stores; Parquet pages carry their own.
-        config_kwargs={"request_checksum_calculation": "when_required"},
+        config_kwargs={"request_checksum_calculation": "when_required", "read_timeout": answer_s},
         use_listings_cache=False,
     )
 
