@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -140,20 +141,35 @@ class Ground:
         """Of the head."""
         return str(self._cluster.head_node.node_ip_address)
 
-    @property
-    def gcs_pid(self) -> int | None:
-        """The process of Ray's control store; None while it is away."""
-        for process in self._cluster.head_node.all_processes.get("gcs_server", ()):
-            return int(process.process.pid)
-        return None
+    def stop_gcs(self, seconds: float) -> Callable[[], object]:
+        """SIGSTOP of Ray's control store, and SIGCONT so much later; waits for that.
 
-    def kill_gcs(self) -> None:
-        """SIGKILL of Ray's control store. What it knows is on disk."""
-        self._cluster.head_node.kill_gcs_server(check_alive=False)
+        Another process sees to it: a call of Ray that waits for the store may hold up all threads of this one.
+        """
+        pid = self._gcs().pid
+        kill(pid, signal.SIGSTOP)
+        return subprocess.Popen(["sh", "-c", 'sleep "$0"; kill -CONT "$1"', f"{seconds:.2f}", str(pid)]).wait
 
-    def start_gcs(self) -> None:
-        """Let it begin again, at the same port."""
-        self._cluster.head_node.start_gcs_server()
+    def kill_gcs(self, seconds: float) -> None:
+        """SIGKILL of Ray's control store, which begins again so much later, at the same port, with what is on disk."""
+        gcs = self._gcs()
+        command, environment = (
+            Path(f"/proc/{gcs.pid}/{name}").read_bytes().split(b"\0")[:-1] for name in ("cmdline", "environ")
+        )
+        gcs.kill()
+        gcs.wait()
+        again = subprocess.Popen(
+            ["sh", "-c", 'sleep "$0"; exec "$@"', f"{seconds:.2f}", *command],
+            env=dict(pair.split(b"=", 1) for pair in environment),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        processes = self._cluster.head_node.all_processes["gcs_server"]
+        processes[0] = processes[0]._replace(process=again)
+
+    def _gcs(self) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = self._cluster.head_node.all_processes["gcs_server"][0].process
+        return process
 
     @property
     def logs(self) -> Path:

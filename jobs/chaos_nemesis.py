@@ -87,10 +87,13 @@ class Nemesis:
             if parent(raylet_pid(node)) is None:
                 self._ground.lose_node(node)
 
-    def _take_away(self, what: Hashable, span_s: tuple[float, float], back: Callable[[], object]) -> float:
-        """Let ``what`` be away for some of ``span_s``, more often for a short time than for a long one; how long."""
+    def _some(self, span_s: tuple[float, float]) -> float:
+        """A time within the span, more often a short one than a long one."""
         least, most = span_s
-        seconds = float(least * (most / least) ** self._draw.random())
+        return float(least * (most / least) ** self._draw.random())
+
+    def _take_away(self, what: Hashable, seconds: float, back: Callable[[], object]) -> float:
+        """Note that ``what`` is away; ``back`` brings it back. Returns ``seconds``."""
         timer = threading.Timer(seconds, self._come_back, [what])
         self._away[what] = timer, back
         timer.start()
@@ -106,7 +109,7 @@ class Nemesis:
         at = time.monotonic_ns()
         if pid in self._away or not kill(pid, signal.SIGSTOP):
             return None
-        seconds = self._take_away(pid, STOPPED_S, lambda: kill(pid, signal.SIGCONT))
+        seconds = self._take_away(pid, self._some(STOPPED_S), lambda: kill(pid, signal.SIGCONT))
         return Hit(target, at, actors, seconds)
 
     def _killed(self, actor: Actor | None) -> Hit | None:
@@ -221,17 +224,20 @@ class Nemesis:
 
     def stop_gcs(self) -> Hit | None:
         """SIGSTOP of Ray's control store: nothing restarts and nobody is found meanwhile."""
-        pid = self._ground.gcs_pid
-        return None if pid is None else self._stop(pid, "the GCS")
+        if "GCS" in self._away:
+            return None
+        at, seconds = time.monotonic_ns(), self._some(STOPPED_S)
+        self._take_away("GCS", seconds, self._ground.stop_gcs(seconds))
+        return Hit("GCS", at, seconds=seconds)
 
     def kill_gcs(self) -> Hit | None:
         """SIGKILL of Ray's control store; it begins again with what it has on disk."""
-        pid = self._ground.gcs_pid
-        if pid is None or pid in self._away:
+        if "GCS" in self._away:
             return None
-        at = time.monotonic_ns()
-        self._ground.kill_gcs()
-        return Hit("the GCS", at, seconds=self._take_away("GCS", STOPPED_S, self._ground.start_gcs))
+        at, seconds = time.monotonic_ns(), self._some(STOPPED_S)
+        self._ground.kill_gcs(seconds)
+        self._take_away("GCS", seconds, lambda: None)
+        return Hit("GCS", at, seconds=seconds)
 
     def kill_etcd(self) -> Hit | None:
         """SIGKILL of the metadata store; it begins again on its data."""
@@ -269,7 +275,7 @@ class Nemesis:
             return None
         at = time.monotonic_ns()
         network.cut(link)
-        return Hit(link, at, actors, self._take_away(link, CUT_S, lambda: network.mend(link)))
+        return Hit(link, at, actors, self._take_away(link, self._some(CUT_S), lambda: network.mend(link)))
 
     def _kill_server(self, name: str) -> Hit | None:
         server = self._ground.stores.servers.get(name)
@@ -277,7 +283,7 @@ class Nemesis:
             return None
         at = time.monotonic_ns()
         server.kill()
-        return Hit(name, at, seconds=self._take_away(name, AWAY_S[name], server.start))
+        return Hit(name, at, seconds=self._take_away(name, self._some(AWAY_S[name]), server.start))
 
     def _stop_server(self, name: str) -> Hit | None:
         server = self._ground.stores.servers.get(name)
@@ -285,7 +291,7 @@ class Nemesis:
             return None
         at = time.monotonic_ns()
         server.freeze()
-        return Hit(name, at, seconds=self._take_away(name, AWAY_S[name], server.thaw))
+        return Hit(name, at, seconds=self._take_away(name, self._some(AWAY_S[name]), server.thaw))
 
     def _bears_a_loss(self) -> bool:
         """Whether every shard can bear the loss of one disk, or can so soon; servers may be away."""
