@@ -9,6 +9,7 @@ has been overtaken for that shard.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ ATTEMPTS = 5
 """How often one commit is tried; delta-rs itself steps over other shards' commits within each."""
 REPLACE_ATTEMPTS = 50
 """How often a replacement is tried, each time from the newest version."""
+
+LAG_S = 10.0
+"""How long listings of the table may be behind what can be read there."""
+_RELIST_S = 0.1
 
 # delta-rs would wait for minutes; a whole attempt ends in less, and the archiver comes back.
 _DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "4", "retry_timeout": "30s"}
@@ -137,7 +142,23 @@ class Table:
         return self.settle(snapshot)
 
     def find(self) -> Snapshot | None:
-        """The newest version, or None where there is no table."""
+        """The newest version, or None where there is no table.
+
+        delta-rs finds it by a listing, and one that lags behind would show an earlier state. So what comes next must
+        not be there, either.
+        """
+        deadline = time.monotonic() + LAG_S
+        pause = threading.Event()
+        while True:
+            snapshot = self._listed()
+            following = f"{_LOG}/{snapshot.version + 1 if snapshot else 0:020d}.json"
+            if self._local is not None or not self.objects.exists(following):
+                return snapshot
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"listings of {self.url} have been behind {following} for {LAG_S:g} s: try again")
+            pause.wait(_RELIST_S)
+
+    def _listed(self) -> Snapshot | None:
         try:
             return Snapshot(DeltaTable(self._local or self.url, storage_options=self._options))
         except TableNotFoundError:
