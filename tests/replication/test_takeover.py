@@ -166,6 +166,41 @@ def test_a_member_that_agrees_up_to_some_point_gets_only_the_rest() -> None:
     assert all(join.boundaries == ((4, 0), (5, 20)) for join in joins)
 
 
+@pytest.fixture
+def long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tail is a long one."""
+    monkeypatch.setattr("ringlog.replication.takeover.UNASKED_BYTES_MAX", 0)
+
+
+def test_before_a_long_tail_is_sent_a_member_is_asked_what_it_holds_of_it(long: None) -> None:
+    """It may come late, or be wished anew: its log may agree with most of the tail all the same."""
+    one, sent = joining()
+    assert [message for message in sent if isinstance(message, Seal)] == [Seal(SHARD, "c", 5)]
+    assert [message.receiver for message in sent if isinstance(message, Join)] == ["a", "b"]
+    assert Seal(SHARD, "c", 5) in one.tick(1.0 + RESEND_S).send, "asked again, not sent everything"
+    (join,) = one.handle(sealed("c", 4, 10), 2.5).send
+    assert (join.receiver, join.start, [kept.start for kept in join.entries]) == ("c", 10, [10])
+    assert one.handle(sealed("c", 4, 10), 2.5).send == (), "a doubled answer"
+    (again,) = (message for message in one.tick(2.5 + RESEND_S).send if message.receiver == "c")
+    assert again == join
+    one.handle(Joined(SHARD, "c", 5, 20), 4.0)
+    assert {message.receiver for message in one.tick(4.0 + RESEND_S).send} == {"a", "b"}
+
+
+def test_a_member_without_a_log_gets_all_of_a_long_tail(long: None) -> None:
+    one, _ = joining()
+    (join,) = one.handle(Sealed(SHARD, "c", 5, 0, (), 0, 0), 1.5).send
+    assert (join.receiver, join.start, len(join.entries)) == ("c", 0, 2)
+
+
+def test_what_is_told_late_counts_for_nothing_but_the_join(long: None) -> None:
+    """A log that nobody waited for may be beyond the one that was taken; it is cut to that."""
+    one, _ = joining()
+    (join,) = one.handle(sealed("c", 4, 50), 1.5).send
+    assert (join.start, join.entries, join.boundaries) == (20, (), ((4, 0), (5, 20)))
+    assert one.handle(sealed("stranger", 4, 50), 1.5).send == ()
+
+
 def test_an_entry_that_was_changed_on_its_way_is_refused() -> None:
     one = after_seals(sealed("a", 4, 10), sealed("b", 4, 10))
     one.handle(Stored(SHARD, "mine", 0), 0.0)

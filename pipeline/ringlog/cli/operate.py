@@ -71,12 +71,13 @@ def recovered(shards: dict[str, Any]) -> Iterator[Text]:
     before = [shard for shard in shards.values() if shard["leader"] is not None and shard["epoch"] > 1]
     if not before:
         return
+    begun = f"recovered {len(before)} of {len(shards)} shards"
     records, bytes = (sum(shard[f"taken_over_{unit}"] for shard in before) for unit in ("records", "bytes"))
     if records:
         held = f"{records:,} records ({bytes / 1e6:,.1f} MB) that only the journals had"
-        yield Text(f"recovered {len(before)} of {len(shards)} shards, with {held}: they can be read, and go to the table by themselves")
+        yield Text(f"{begun}, with {held}: they can be read, and go to the table by themselves")
     else:
-        yield Text(f"recovered {len(before)} of {len(shards)} shards: the table has all that the journals had")
+        yield Text(f"{begun}: the table has all that the journals had")
 
 
 def waiting(shards: dict[str, Any]) -> Iterator[Text]:

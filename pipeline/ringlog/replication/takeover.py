@@ -38,6 +38,8 @@ GRACE_S = 0.15
 """How long a takeover that could go on waits for the members that have not answered yet."""
 LOSS_GRACE_S = 10.0
 """How long a takeover that may accept a loss waits for them."""
+UNASKED_BYTES_MAX = 1024 * 1024
+"""A tail of at most this much is sent to a member that was not asked yet what it holds of it."""
 GAP_PRODUCER = "ringlog-gap"
 """Who writes gap records: a producer of its own for each epoch that begins with one."""
 
@@ -161,6 +163,7 @@ class Takeover:
         self._version = version
         self._unanswered = ""
         self._sealed: dict[str, Sealed] = {}
+        self._logs: dict[str, Sealed] = {}  # what is known of the members' logs, once it is known what they become
         self._joined: set[str] = set()
         self._stored = 0
         self._best: Sealed | None = None
@@ -219,8 +222,8 @@ class Takeover:
             return NOTHING
         if message.epoch != self.epoch:
             return NOTHING
-        if isinstance(message, Sealed) and self.phase == "seal":
-            return self._took_seal(message, now)
+        if isinstance(message, Sealed):
+            return self._took_seal(message, now) if self.phase == "seal" else self._took_late_seal(message, now)
         if isinstance(message, Entries) and self.phase == "fetch":
             return self._took_log(message, now)
         if isinstance(message, Joined) and self.phase == "join":
@@ -374,6 +377,7 @@ class Takeover:
 
     def _join_all(self, now: float) -> Output:
         self.phase = "join"
+        self._logs = dict(self._sealed)
         self._grace = now + GRACE_S
         end = self._entries[-1].end if self._entries else self._stored
         self._boundaries = (*self._boundaries, (self.epoch, end))
@@ -383,11 +387,25 @@ class Takeover:
             self._entries = (*self._entries, gap)
         return self._output(self._joins(), now)
 
-    def _joins(self) -> tuple[Join, ...]:
-        return tuple(self._join(id) for id in self.wished if id not in self._joined)
+    def _joins(self) -> tuple[Join | Seal, ...]:
+        """A member whose log is not known is asked for it first where the tail is long: it may hold most of it."""
+        long = sum(len(entry.payload) for entry in self._entries) > UNASKED_BYTES_MAX
+        lacking = [id for id in self.wished if id not in self._joined]
+        return tuple(
+            Seal(self.shard, id, self.epoch) if long and id not in self._logs else self._join(id) for id in lacking
+        )
+
+    def _took_late_seal(self, message: Sealed, now: float) -> Output:
+        """Of a member that was not asked when the former ones were sealed, or answers only now: it counts for nothing
+        but what it needs to join.
+        """
+        if self.phase != "join" or message.id not in self.wished or message.id in self._logs:
+            return NOTHING
+        self._logs[message.id] = message
+        return self._output((self._join(message.id),), now)
 
     def _join(self, id: str) -> Join:
-        start = self._agreed(self._sealed.get(id))
+        start = self._agreed(self._logs.get(id))
         return Join(
             self.shard,
             id,
@@ -401,7 +419,7 @@ class Takeover:
 
     def _agreed(self, log: Sealed | None) -> int:
         """From where a member needs the tail: everything, unless its sealed log already agrees up to some point."""
-        if log is None or self._best is None or log.trimmed > self._stored:
+        if log is None or not log.boundaries or self._best is None or log.trimmed > self._stored:
             return self._stored
         agreed = agreement(log.boundaries, log.end, self._best.boundaries, self._best.end)
         return max(agreed or 0, self._stored)
