@@ -44,7 +44,9 @@ HISTORY_HOURS = 24
 _STATISTICS = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS)}
 _HISTORY = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
 _VACUUMS = "ringlog.vacuums"
-_LOG = "_delta_log"
+LOG = "_delta_log"
+EXPIRED, FENCE = "/expired", "/fence"
+"""End the names of the transactions that count what expired of a shard, and that say who may archive it."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Table:
         pause = threading.Event()
         while True:
             snapshot = self._listed()
-            following = f"{_LOG}/{snapshot.version + 1 if snapshot else 0:020d}.json"
+            following = f"{LOG}/{snapshot.version + 1 if snapshot else 0:020d}.json"
             if self._local is not None or not self.objects.exists(following):
                 return snapshot
             if time.monotonic() >= deadline:
@@ -351,13 +353,13 @@ class Table:
         """The log's files that make up ``version`` and were not synced by this table before."""
         numbered = {
             path: int(number[0])
-            for path in self.objects.list(_LOG)
-            if (number := re.findall(rf"^{_LOG}/(\d{{20}})\.", path))
+            for path in self.objects.list(LOG)
+            if (number := re.findall(rf"^{LOG}/(\d{{20}})\.", path))
         }
         checkpoints = [at for path, at in numbered.items() if ".checkpoint" in path and at <= version]
         first = max([self._settled + 1, *checkpoints])
         paths = [path for path, at in numbered.items() if first <= at <= version]
-        return [*paths, f"{_LOG}/_last_checkpoint"] if checkpoints else paths
+        return [*paths, f"{LOG}/_last_checkpoint"] if checkpoints else paths
 
     def _require_columns(self, snapshot: Snapshot) -> None:
         found = {field.name: field.type for field in pa.schema(snapshot.delta.schema())}
@@ -394,11 +396,11 @@ def _still_to_do(snapshot: Snapshot, flush: Flush, fence: int, refusal: Exceptio
 
 
 def _fence(shard: str) -> str:
-    return f"{shard}/fence"
+    return f"{shard}{FENCE}"
 
 
 def _expired(shard: str) -> str:
-    return f"{shard}/expired"
+    return f"{shard}{EXPIRED}"
 
 
 def _history(hours: int) -> dict[str, str]:

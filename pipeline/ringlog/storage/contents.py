@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ringlog.errors import CorruptionError
+from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.objects import Objects
 from ringlog.storage.segment import is_as_written
 
@@ -93,7 +94,15 @@ def read_segment(objects: Objects, segment: StoredSegment) -> pa.Table:
         data = objects.read(segment.path)
         if not is_as_written(segment.path, data):
             raise CorruptionError(f"{segment.path} is not as it was written: `ringlog verify` says more")
-        rows = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        rows = as_in_table(pq.read_table(pa.BufferReader(data), page_checksum_verification=True))
     except (pa.ArrowException, FileNotFoundError, OSError) as error:
         raise CorruptionError(f"{segment.path} does not read back: {error}") from error
     return rows.append_column("date", pa.repeat(pa.scalar(segment.date), rows.num_rows))
+
+
+def as_in_table(rows: pa.Table) -> pa.Table:
+    """``rows`` of a segment in the table's own types: other writers of Delta tables may use wider ones for the same."""
+    types = [
+        TABLE_SCHEMA.field(name).type if name in TABLE_SCHEMA.names else rows[name].type for name in rows.column_names
+    ]
+    return rows.cast(pa.schema(list(zip(rows.column_names, types, strict=True))))
