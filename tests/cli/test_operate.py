@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cli.test_status import LOST, shard, shown
 from ringlog.cli.operate import recovered, waiting
+from ringlog.storage import Flush, Snapshot, Table, write_segments
+from table_rows import rows
 
 
-def test_what_only_the_journals_had_is_said_over_all_shards() -> None:
+def stored(folder: Path, records: int) -> Snapshot:
+    """A table that holds the first ``records`` of shard-0."""
+    table = Table(str(folder / "logs"), {})
+    segments = write_segments(table.objects, "shard-0", 0, [rows("shard-0", 0, records)])
+    return table.commit(table.open_or_create(), [Flush("shard-0", 0, records, segments)])
+
+
+def test_what_only_the_journals_had_is_said_also_where_it_was_archived_meanwhile(tmp_path: Path) -> None:
     shards = {
-        "shard-0": shard(taken_over_records=1200, taken_over_bytes=2_500_000),
-        "shard-1": shard(taken_over_records=34, taken_over_bytes=100_000),
+        "shard-0": shard(begun=1200, archived=900, held_bytes=2_000_000),
+        "shard-1": shard(begun=34, archived=0, held_bytes=500_000),
         "shard-2": LOST,
     }
-    text = shown(*recovered(shards))
-    assert text.startswith("recovered 2 of 3 shards, with 1,234 records (2.6 MB) that only the journals had:")
+    assert shown(*recovered(shards, stored(tmp_path, 200))) == (
+        "recovered 2 of 3 shards, with 1,034 records that only the journals had; "
+        "2.5 MB still wait there and go to the table by themselves\n"
+    )
+    assert "with 1,234 records" in shown(*recovered(shards, None))
 
 
-def test_where_the_table_has_everything_that_is_said() -> None:
-    shards = {"shard-0": shard(taken_over_records=0, taken_over_bytes=0)}
-    assert shown(*recovered(shards)) == "recovered 1 of 1 shards: the table has all that the journals had\n"
+def test_where_the_table_has_everything_that_is_said(tmp_path: Path) -> None:
+    text = shown(*recovered({"shard-0": shard(begun=200)}, stored(tmp_path, 200)))
+    assert text == "recovered 1 of 1 shards: the table has all that the journals had\n"
 
 
 def test_a_new_root_has_nothing_to_recover() -> None:
-    assert shown(*recovered({"shard-0": shard(epoch=1, taken_over_records=0, taken_over_bytes=0)})) == ""
+    assert shown(*recovered({"shard-0": shard(epoch=1, begun=0)}, None)) == ""
 
 
 def test_what_is_not_complete_is_explained_with_the_command_that_would_accept_the_loss() -> None:

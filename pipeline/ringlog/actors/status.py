@@ -21,12 +21,11 @@ def _leading(leader: Leader) -> dict[str, Any]:
     ends = leader.ends()
     return {
         "epoch": leader.epoch,
+        "begun": leader.begun,
         "end": leader.end,
         "committed": leader.committed,
         "archived": leader.trimmed,
         "held_bytes": leader.held_bytes,
-        "taken_over_bytes": leader.taken_over_bytes,
-        "taken_over_records": leader.taken_over_records,
         "members": {member.actor: {"id": member.id, "end": ends[member.id]} for member in leader.members},
         "quorum": leader.quorum,
         "producers": len(leader.producers),

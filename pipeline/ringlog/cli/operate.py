@@ -15,7 +15,9 @@ import ringlog
 from ringlog.actors import cluster
 from ringlog.cli import show
 from ringlog.cli.recover import explanation
+from ringlog.client.current import settings_of
 from ringlog.errors import ConfigurationError, Unavailable
+from ringlog.storage import Snapshot, Table
 
 
 def up(
@@ -29,21 +31,24 @@ def up(
     On a root that was used before, it goes on with what the journals hold, and says how much that is. Exit code 0 when
     every shard can be written.
     """
-    given = {"shards": shards, "replicas": replicas, "journal_dir": journal_dir}
+    options = {"shards": shards, "replicas": replicas, "journal_dir": journal_dir}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         cluster.join_ray(start_local=False)
     except Unavailable:
         _start_ray()
         cluster.join_ray(start_local=False)
     running = _running()
+    settings = settings_of(root, **given)
+    table = Table(settings.table_url, settings.storage_options()).find()
     try:
-        pipeline = ringlog.start(root, **{name: value for name, value in given.items() if value is not None})
+        pipeline = ringlog.start(root, **given)
     except Unavailable as error:
         begun = _running()
         if begun is None:
             raise
         shards_now = begun.status()["shards"]
-        for line in (*recovered(shards_now), *waiting(shards_now)):
+        for line in (*recovered(shards_now, table), *waiting(shards_now)):
             show.errors.print(line, soft_wrap=True)
         raise Unavailable(
             f"{error}. The pipeline runs, and opens the others by itself; look again with `ringlog recover`"
@@ -51,7 +56,7 @@ def up(
     status = pipeline.status()
     show.console.print(f"ringlog is up: root {status['root']}", highlight=False)
     if running is None:
-        for line in recovered(status["shards"]):
+        for line in recovered(status["shards"], table):
             show.console.print(line, soft_wrap=True)
     for line in waiting(status["shards"]):
         show.console.print(line, soft_wrap=True)
@@ -66,16 +71,17 @@ def _running() -> cluster.Cluster | None:
         return None
 
 
-def recovered(shards: dict[str, Any]) -> Iterator[Text]:
-    """What the shards began with; nothing is said where all of them are new."""
-    before = [shard for shard in shards.values() if shard["leader"] is not None and shard["epoch"] > 1]
-    if not before:
+def recovered(shards: dict[str, Any], table: Snapshot | None) -> Iterator[Text]:
+    """What the shards began with that ``table``, read before, did not have; nothing is said where all are new."""
+    led = {name: shard for name, shard in shards.items() if shard["leader"] is not None and shard["epoch"] > 1}
+    if not led:
         return
-    begun = f"recovered {len(before)} of {len(shards)} shards"
-    records, bytes = (sum(shard[f"taken_over_{unit}"] for shard in before) for unit in ("records", "bytes"))
+    records = sum(shard["begun"] - (table.stored(name) if table else 0) for name, shard in led.items())
+    waiting = sum(shard["held_bytes"] for shard in led.values())
+    begun = f"recovered {len(led)} of {len(shards)} shards"
     if records:
-        held = f"{records:,} records ({bytes / 1e6:,.1f} MB) that only the journals had"
-        yield Text(f"{begun}, with {held}: they can be read, and go to the table by themselves")
+        left = f"{waiting / 1e6:,.1f} MB still wait there and go to the table by themselves"
+        yield Text(f"{begun}, with {records:,} records that only the journals had; {left}")
     else:
         yield Text(f"{begun}: the table has all that the journals had")
 

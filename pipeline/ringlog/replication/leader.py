@@ -82,8 +82,8 @@ class Leader:
     """The leader of ``epoch`` over ``members``, one of which, ``own``, lives in its process.
 
     ``entries`` are the kept tail ``[trimmed, end)``, all of it committed; ``producers`` is the producers' table as of
-    ``trimmed``. ``buffer_bytes_max`` bounds the payloads that are held and not yet trimmed; ``taken_over_bytes`` and
-    ``taken_over_records`` are what this leadership began with.
+    ``trimmed``. ``buffer_bytes_max`` bounds the payloads that are held and not yet trimmed. ``begun`` is the offset at
+    which the epoch began.
     """
 
     def __init__(
@@ -106,10 +106,9 @@ class Leader:
         self.trimmed = trimmed
         self.entries = list(entries)
         self.committed = self.end
+        self.begun = self.end
         self.deposed_by: int | None = None
         self.held_bytes = sum(len(entry.payload) for entry in self.entries)
-        self.taken_over_bytes = self.held_bytes
-        self.taken_over_records = self.end - trimmed
         self.buffer_bytes_max = buffer_bytes_max
         self._base = ProducerTable.from_plain(producers)
         self.producers = self._base.advanced(self.entries)
