@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -61,9 +61,13 @@ class Flush:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of the table. ``delta`` is never changed after it was loaded."""
+    """One version of the table. ``delta`` is never changed after it was loaded.
+
+    What is asked of a shard is read when it is first asked, from the log. Raises `Unavailable` where that fails.
+    """
 
     delta: DeltaTable
+    _transactions: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def version(self) -> int:
@@ -72,15 +76,15 @@ class Snapshot:
 
     def stored(self, shard: str) -> int:
         """The first offset of ``shard`` that this version does not hold; 0 for a shard it has never seen."""
-        return int(self.delta.transaction_version(shard) or 0)
+        return self._transaction(shard)
 
     def fence(self, shard: str) -> int:
         """The least epoch whose leader may archive ``shard``; 0 unless a loss was accepted."""
-        return int(self.delta.transaction_version(_fence(shard)) or 0)
+        return self._transaction(_fence(shard))
 
     def expired(self, shard: str) -> int:
         """How many of the records ``[0, stored(shard))`` were removed since, because they were old or not wanted."""
-        return int(self.delta.transaction_version(_expired(shard)) or 0)
+        return self._transaction(_expired(shard))
 
     @property
     def vacuums(self) -> int:
@@ -96,6 +100,17 @@ class Snapshot:
     def segments(self) -> list[StoredSegment]:
         """What this version consists of."""
         return segments_of(self.delta)
+
+    def _transaction(self, name: str) -> int:
+        if name not in self._transactions:
+            try:
+                self._transactions[name] = int(self.delta.transaction_version(name) or 0)
+            except (DeltaError, OSError) as error:
+                raise Unavailable(
+                    f"cannot read version {self.version} of the table {self.delta.table_uri} now: {_reason(error)}. "
+                    "Check that the store answers; then try again"
+                ) from error
+        return self._transactions[name]
 
     @property
     def _configuration(self) -> Mapping[str, Any]:
@@ -207,7 +222,7 @@ class Table:
         vacuums = snapshot.vacuums
         for _ in range(ATTEMPTS):
             refusal = self._try(snapshot, pending)
-            snapshot = self._read_back(refusal)
+            snapshot = self._read_back(refusal, [flush.shard for flush in pending])
             pending = [flush for flush in pending if _still_to_do(snapshot, flush, fences[flush.shard], refusal)]
             if not pending:
                 return self.settle(snapshot)
@@ -235,7 +250,7 @@ class Table:
             # The shard's own transaction is repeated, so that whoever commits it from an older snapshot is refused.
             marks = [Transaction(_fence(shard), epoch), Transaction(shard, snapshot.stored(shard))]
             refusal = self._write(snapshot, [], CommitProperties(app_transactions=marks))
-            snapshot = self._read_back(refusal)
+            snapshot = self._read_back(refusal, [shard])
             if snapshot.fence(shard) >= epoch:
                 return self.settle(snapshot)
         raise Conflict(f"the table {self.url} did not take the fence of {shard} in {ATTEMPTS} attempts: try again")
@@ -340,9 +355,14 @@ class Table:
             return error
         return None
 
-    def _read_back(self, refusal: Exception | None) -> Snapshot:
+    def _read_back(self, refusal: Exception | None, shards: Sequence[str] = ()) -> Snapshot:
+        """The newest version, in which what it says of ``shards`` has been read."""
         try:
-            return self.snapshot()
+            snapshot = self.snapshot()
+            for shard in shards:
+                snapshot.stored(shard)
+                snapshot.fence(shard)
+            return snapshot
         except (Unavailable, ConfigurationError) as error:
             raise OutcomeUnknown(
                 f"a commit to {self.url} may or may not have been stored: {_reason(refusal or error)}. "
