@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from actors.test_shard import SHARD, WITHIN_S, Client, Trio, eventually
+from actors.test_shard import SHARD, TOKEN, WITHIN_S, Client, Trio, eventually
 from ringlog.actors import controller as controllers
 from ringlog.actors.controller import Controller
 from ringlog.actors.shard import Place, ShardHost
@@ -20,7 +20,7 @@ from ringlog.errors import ConfigurationError, Conflict, Unavailable
 from ringlog.metadata import open_store, read_decided
 from ringlog.query.search import Filter
 from ringlog.query.tail import Followed, tail
-from ringlog.wire import follow
+from ringlog.wire import Acknowledged, follow
 
 
 class Remote:
@@ -78,7 +78,7 @@ class Watched:
         for actor in away:
             self.trio.stop(actor)
         self.household = Household(self.trio, away)
-        self.controller = Controller(sorted({*self.trio.hosts, *away}), 3, 2, self.household, Router())
+        self.controller = Controller(sorted({*self.trio.hosts, *away}), 3, 2, self.household, Router(), TOKEN)
         self.controller.begin()
 
     def status(self, shard: str = SHARD) -> dict[str, Any]:
@@ -95,10 +95,17 @@ class Watched:
     def leader(self) -> ShardHost:
         return self.trio.hosts[self.status()["leader"]]
 
+    def submits(self) -> bool:
+        """Whether the leader of the moment has acknowledged ten records."""
+        status = self.status()
+        client = Client(self.trio.hosts[status["leader"]], status["epoch"]) if status["leader"] else None
+        return client is not None and isinstance(client.submit(0), Acknowledged)
+
     def close(self) -> None:
         self.controller._closed.set()
         self.controller._changed.set()
-        self.controller._thread.join()
+        for thread in self.controller._threads:
+            thread.join()
         self.controller._heartbeats.close()
         self.trio.close()
 
@@ -133,7 +140,7 @@ def acknowledged(folder: Path) -> None:
     first = Watched(folder)
     for shard in ("shard-0", "shard-1", "shard-2"):
         first.await_condition("complete", shard)
-    Client(first.leader()).submit(0)
+    eventually(first.submits)
     eventually(lambda: all(first.trio.journal(actor) for actor in first.trio.hosts))  # also the one that is not needed
     first.close()
 
@@ -204,7 +211,7 @@ def test_where_nodes_are_gone_no_more_actors_begin_anew_than_it_takes(tmp_path: 
 def test_only_one_try_runs_at_a_time(lost: Watched) -> None:
     """The controller goes on trying meanwhile; its tries and the operator's do not outrun one another."""
     lost.await_condition("unavailable")
-    eventually(lambda: SHARD in lost.controller._busy)
+    eventually(lambda: SHARD in lost.controller._tries)
     epoch = lost.controller.accept_loss(SHARD)
     tries = [accepted for remote in lost.household.remotes.values() for accepted in remote.tries if accepted]
     assert tries == [True], "it was tried once, and nothing came in between"
@@ -215,7 +222,7 @@ def test_only_one_try_runs_at_a_time(lost: Watched) -> None:
 def test_a_try_that_never_ends_is_told(lost: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controllers, "ACCEPT_LOSS_DEADLINE_S", 0.0)
     lost.await_condition("unavailable")
-    eventually(lambda: SHARD in lost.controller._busy)
+    eventually(lambda: SHARD in lost.controller._tries)
     with pytest.raises(Unavailable, match="does not come to its end"):
         lost.controller.accept_loss(SHARD)
 
@@ -247,3 +254,40 @@ def test_a_store_that_is_away_is_told_and_holds_nobody_up() -> None:
     assert (decided, trouble) == ({}, "the metadata store gives no answer in 0.1 s")
     store.back.set()
     assert read_decided(store, ["shard-0"], WITHIN_S) == ({}, "the metadata store cannot be read: no route")
+
+
+def test_a_router_that_is_away_keeps_no_shard_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("the router gave no answer")
+
+    monkeypatch.setattr(Router, "call", away)
+    watched = Watched(tmp_path)
+    for shard in ("shard-0", "shard-1", "shard-2"):
+        watched.await_condition("complete", shard)
+    watched.close()
+
+
+def test_a_candidate_that_falls_silent_is_not_waited_for(tmp_path: Path, quick: None) -> None:
+    """Its process ends in the middle of its takeover; the call that it owes an answer to is still open."""
+    watched = Watched(tmp_path)
+    for shard in ("shard-0", "shard-1", "shard-2"):
+        watched.await_condition("complete", shard)
+    answers = threading.Event()
+    silent = watched.household.remotes["shard-1"]
+
+    def take_over(*_: Any, **__: Any) -> int:
+        answers.wait(WITHIN_S)
+        raise Unavailable("its process has ended")
+
+    silent.call = lambda method, *a, timeout_s: (  # type: ignore[method-assign]
+        take_over() if method == "take_over" else Remote.call(silent, method, *a, timeout_s=timeout_s)
+    )
+    # shard-0's leader goes; of the two that are left, each leads one, and the first in order is asked.
+    watched.trio.stop("shard-0")
+    eventually(lambda: (one := watched.controller._tries.get(SHARD)) is not None and one.candidate == "shard-1")
+    watched.trio.hosts["shard-0"] = watched.trio.host("shard-0")
+    watched.household.remotes["shard-0"]._host = watched.trio.hosts["shard-0"]
+    watched.trio.stop("shard-1")
+    eventually(lambda: watched.status()["leader"] in ("shard-0", "shard-2"))
+    answers.set()
+    watched.close()

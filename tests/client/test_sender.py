@@ -28,7 +28,7 @@ class Stopped(MemoryTransport):
         super().__init__()
         self.asked = 0
 
-    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
         self.asked += 1
         epoch = min(self.asked, 2)
         return Routes(epoch, ("shard-0",), {"shard-0": Leading("shard-0", "memory", "memory", epoch)})
@@ -59,9 +59,9 @@ class Leaderless(MemoryTransport):
         super().__init__()
         self.after, self.asked = after, 0
 
-    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
         self.asked += 1
-        found = super().routes(key_bytes)
+        found = super().routes(key_bytes, known, wait_s)
         return found if self.asked > self.after else Routes(0, found.shards, {})
 
 

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import CALM_S, LEADERLESS_S, PATIENCE_S, leader_of
+from ringlog.control.reconcile import BACKOFF_S, CALM_S, LEADERLESS_S, PATIENCE_S, leader_of
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -96,6 +96,22 @@ def test_failed_takeovers_are_tried_ever_more_rarely() -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert gaps[0] < 2.0
     assert gaps[-1] > 10.0
+
+
+def test_who_comes_or_goes_makes_a_failed_takeover_worth_a_try_soon() -> None:
+    one = reconciler()
+    now = 0.0
+    for _ in range(6):
+        one.decide(statuses(ALL), now)
+        one.failed("shard-0", now)
+        now += BACKOFF_S[1] + 1
+    one.decide(statuses(ALL), now)
+    one.failed("shard-0", now)
+    later = now + 2 * BACKOFF_S[0]
+    assert "shard-0" not in {takeover.shard for takeover in one.decide(statuses(ALL), later)}
+    one.decide(statuses({"shard-0", "shard-1"}), later)
+    tried = one.decide(statuses({"shard-0", "shard-1"}), later + BACKOFF_S[0])
+    assert "shard-0" in {takeover.shard for takeover in tried}
 
 
 def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:

@@ -36,7 +36,13 @@ NAMESPACE = "ringlog"
 CONTROLLER, ROUTER = "controller", "router"
 START_DEADLINE_S = 60.0
 CALL_DEADLINE_S = 10.0
+ROUTES_DEADLINE_S = 3.0
+"""How long the router may be silent, beyond what it was asked to wait."""
 DECIDED_DEADLINE_S = 3.0
+ON_THE_HEAD = {"node:__internal_head__": 0.001}
+"""For actors that share the fate of Ray's head anyway: no other node that dies takes them with it."""
+ROUTES_WAITING_MAX = 100_000
+"""How many clients may wait for newer routes at once. They take memory, not threads."""
 _POLL_S = 0.1
 
 
@@ -161,8 +167,9 @@ class _ControllerActor(Controller):
         names = shard_names(settings.shards)
 
         household = _Household(settings, pipeline, self._chosen)
-        router = _actor(Router, ROUTER, {"scheduling_strategy": "SPREAD"}, names, settings.rebalance_interval_s)
-        super().__init__(names, settings.replicas, settings.quorum, household, router)
+        options = {"resources": ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
+        router = _actor(Router, ROUTER, options, names, settings.rebalance_interval_s)
+        super().__init__(names, settings.replicas, settings.quorum, household, router, data_plane_token())
         self.begin()
 
     def chosen(self) -> dict[str, Any]:
@@ -179,8 +186,7 @@ def _actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: A
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
-        max_concurrency=16,
-        **options,
+        **{"max_concurrency": 16, **options},
     )
     return RemoteActor(made.remote(*arguments), name)
 
@@ -228,7 +234,7 @@ def start(settings: Settings) -> Cluster:
         cluster = connect()
     except Unavailable:
         pipeline = _pipeline_id(settings)
-        _actor(_ControllerActor, CONTROLLER, {"scheduling_strategy": "SPREAD"}, pipeline, chosen)
+        _actor(_ControllerActor, CONTROLLER, {"resources": ON_THE_HEAD}, pipeline, chosen)
         cluster = connect()
     if cluster.settings.root != settings.root:
         raise ConfigurationError(
@@ -271,11 +277,12 @@ class Cluster:
         self.token = data_plane_token()
         self._store: MetadataStore | None = None
 
-    def routes(self, key_bytes: Mapping[int, int]) -> dict[str, Any]:
-        """The newest routes, as plain values."""
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> dict[str, Any]:
+        """The newest routes, as plain values: see `Router.routes`. Raises `Unavailable`."""
         if self._router is None:
             self._router = find_actor(ROUTER)
-        plain: dict[str, Any] = self._router.call("routes", dict(key_bytes))
+        asked = (dict(key_bytes), known, wait_s)
+        plain: dict[str, Any] = self._router.call("routes", *asked, timeout_s=wait_s + ROUTES_DEADLINE_S)
         return plain
 
     def await_leaders(self, timeout_s: float) -> None:

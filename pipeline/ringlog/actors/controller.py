@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
@@ -17,6 +18,8 @@ from ringlog.replication.takeover import LOSS_GRACE_S
 
 _logger = logging.getLogger(__name__)
 
+ROUND_S = 0.1
+"""How often it is looked what is to be done, when nothing is heard of a change."""
 CALL_DEADLINE_S = 3.0
 TAKEOVER_DEADLINE_S = 20.0
 ABSENT_S = 5.0
@@ -43,8 +46,19 @@ class Household(Protocol):
         """``actor`` says that it runs on ``node``."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """What is tried just now, one at a time: to take over a shard, or to bring an actor; who should lead it."""
+
+    what: str
+    candidate: str | None
+
+
 class Controller:
-    """Watches the shard actors of one pipeline, which ``household`` brings and brings back."""
+    """Watches the shard actors of one pipeline, which ``household`` brings and brings back.
+
+    ``token`` is what its data plane asks for.
+    """
 
     def __init__(
         self,
@@ -53,6 +67,7 @@ class Controller:
         quorum: int,
         household: Household,
         router: Remote,
+        token: str,
     ) -> None:
         self._reconciler = Reconciler(actors, actors, replicas, quorum)
         self._router = router
@@ -61,17 +76,22 @@ class Controller:
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
-        self._busy: set[str] = set()  # shards that are taken over just now, one try at a time
+        self._tries: dict[str, _Try] = {}  # by shard: what is under way, one at a time
         self._ended = threading.Condition()
         self._closed = threading.Event()
         self._changed = threading.Event()
-        self._heartbeats = Heartbeats(self._changed)
-        self._calls = ThreadPoolExecutor(2 * len(actors) + 2, thread_name_prefix="ringlog-call")
-        self._thread = threading.Thread(target=self._run, name="ringlog-controller", daemon=True)
+        self._unpublished = threading.Event()
+        self._heartbeats = Heartbeats(self._changed, token)
+        self._calls = ThreadPoolExecutor(4 * len(actors) + 2, thread_name_prefix="ringlog-call")
+        self._threads = [
+            threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
+            threading.Thread(target=self._keep_publishing, name="ringlog-publish", daemon=True),
+        ]
 
     def begin(self) -> None:
         """Start watching."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
@@ -121,7 +141,8 @@ class Controller:
         """
         if shard not in self._reconciler.shards:
             raise ConfigurationError(f"there is no {shard}: the shards are {', '.join(self._reconciler.shards)}")
-        if not self._begin_try(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2):
+        this = self._begin_try(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2)
+        if this is None:
             raise Unavailable(f"a takeover of {shard} does not come to its end: try again")
         try:
             statuses = self._ask_all()
@@ -133,7 +154,7 @@ class Controller:
             self._trouble.pop(shard, None)
             return epoch
         finally:
-            self._end_try(shard)
+            self._end_try(this)
 
     def _gathered(self, shard: str, statuses: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """The statuses once enough actors answer; as many as are lacking begin anew elsewhere, if their nodes are gone.
@@ -142,8 +163,11 @@ class Controller:
         """
         lacking = self._reconciler.lacking(shard, statuses)
         for actor in self._reconciler.wished(shard):
-            if lacking and actor not in statuses and self._begin_try(_home(actor), wait_s=CALL_DEADLINE_S):
-                lacking -= self._bring(actor, anywhere=True)
+            if not lacking or actor in statuses:
+                continue
+            this = self._begin_try(_home(actor), wait_s=CALL_DEADLINE_S)
+            if this is not None:
+                lacking -= self._bring(this, actor, anywhere=True)
         deadline = time.monotonic() + GATHER_S
         while self._reconciler.lacking(shard, statuses) and time.monotonic() < deadline:
             self._closed.wait(HEARTBEAT_S)
@@ -168,7 +192,9 @@ class Controller:
         """Let every shard actor close its journals."""
         self._closed.set()
         self._changed.set()
-        self._thread.join()
+        self._unpublished.set()
+        for thread in self._threads:
+            thread.join()
         self._heartbeats.close()
         for call in [
             self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in self._shards.values()
@@ -180,20 +206,31 @@ class Controller:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._changed.clear()
+            if self._changed.is_set():
+                self._changed.clear()
+                self._unpublished.set()
             try:
                 self._round()
             except RinglogError as error:
                 _logger.warning("this round of the controller failed; the next one begins anew: %s", error)
-            self._changed.wait(HEARTBEAT_S)
+            self._changed.wait(ROUND_S)
 
     def _round(self) -> None:
         statuses = self._heartbeats.statuses()
-        self._look_after(statuses, time.monotonic())
-        self._publish(statuses)
+        self._give_up_silent(statuses)
         for takeover in self._reconciler.decide(statuses, time.monotonic()):
-            if self._begin_try(takeover.shard):
-                self._calls.submit(self._take_over, takeover, statuses)
+            this = self._begin_try(takeover.shard, candidate=takeover.candidate)
+            if this is not None:
+                self._calls.submit(self._take_over, this, takeover, statuses)
+        self._look_after(statuses, time.monotonic())
+
+    def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+        """A candidate that is silent holds up nobody: another may try, and fences it should it go on."""
+        with self._ended:
+            tries = list(self._tries.values())
+        for one in tries:
+            if one.candidate is not None and one.candidate not in statuses:
+                self._end_try(one)
 
     def _look_after(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> None:
         """Bring every actor that is not there, or find out what became of it."""
@@ -204,7 +241,10 @@ class Controller:
                 continue
             absent_s = now - self._absent_since.setdefault(actor, now)
             missed = actor not in self._shards or absent_s >= ABSENT_S
-            if missed and now >= self._look_again_at.get(actor, 0.0) and self._begin_try(_home(actor)):
+            if not missed or now < self._look_again_at.get(actor, 0.0):
+                continue
+            this = self._begin_try(_home(actor))
+            if this is not None:
                 self._look_again_at[actor] = now + ABSENT_S
                 # Who keeps a part of a shard that has no leader may be needed to open it, as who it was.
                 needed = any(
@@ -212,10 +252,10 @@ class Controller:
                     for shard in self._reconciler.shards
                     if actor in self._reconciler.wished(shard)
                 )
-                self._calls.submit(self._bring, actor, absent_s >= REPLACE_S and not needed)
+                self._calls.submit(self._bring, this, actor, absent_s >= REPLACE_S and not needed)
 
-    def _bring(self, actor: str, anywhere: bool) -> bool:
-        """Whether it is on its way; ends the caller's try."""
+    def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
+        """Whether it is on its way; ends ``this`` try."""
         try:
             remote = self._household.summon(actor, anywhere)
             if remote is not None:
@@ -226,7 +266,21 @@ class Controller:
             _logger.warning("%s cannot be brought back now: %s", actor, error)
             return False
         finally:
-            self._end_try(_home(actor))
+            self._end_try(this)
+
+    def _keep_publishing(self) -> None:
+        """Tell the router whenever something changed, and now and then what changes all the time.
+
+        In a thread of its own: a router that is away keeps no shard without a leader.
+        """
+        while not self._closed.is_set():
+            self._unpublished.wait(HEARTBEAT_S)
+            self._unpublished.clear()
+            try:
+                self._publish(self._heartbeats.statuses())
+            except RinglogError as error:
+                _logger.debug("the router is not told now: %s", error)
+                self._closed.wait(ROUND_S)
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         leaders, committed = {}, {}
@@ -243,17 +297,18 @@ class Controller:
         taken = {actor: status["appended_bytes"] for actor, status in statuses.items()}
         self._router.call("publish", leaders, committed, taken, timeout_s=CALL_DEADLINE_S)
 
-    def _take_over(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    def _take_over(self, this: _Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         shard = takeover.shard
         try:
             self._lead(takeover, statuses)
             self._trouble.pop(shard, None)
         except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
-            self._trouble[shard] = f"{type(error).__name__}: {error}"
             _logger.warning("%s could not be taken over and will be tried again: %s", shard, error)
-            self._reconciler.failed(shard, time.monotonic())
+            if self._tries.get(shard) is this:  # else it was given up, and another is under way or has come to its end
+                self._trouble[shard] = f"{type(error).__name__}: {error}"
+                self._reconciler.failed(shard, time.monotonic())
         finally:
-            self._end_try(shard)
+            self._end_try(this)
 
     def _lead(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], accept_loss: bool = False) -> int:
         """Let the candidate lead; the epoch. Raises whatever kept it from that."""
@@ -269,18 +324,19 @@ class Controller:
         epoch: int = candidate.call("take_over", shard, places, locations, accept_loss, timeout_s=deadline_s)
         return epoch
 
-    def _begin_try(self, shard: str, wait_s: float = 0.0) -> bool:
-        """Whether ``shard`` is the caller's to take over, until `_end_try`; waits for the try of another."""
+    def _begin_try(self, what: str, candidate: str | None = None, wait_s: float = 0.0) -> _Try | None:
+        """The caller's try of ``what``, until `_end_try`; waits for that of another, and is None if it does not end."""
         with self._ended:
-            free = self._ended.wait_for(lambda: shard not in self._busy, wait_s)
-            if free:
-                self._busy.add(shard)
-            return free
+            if not self._ended.wait_for(lambda: what not in self._tries, wait_s):
+                return None
+            self._tries[what] = _Try(what, candidate)
+            return self._tries[what]
 
-    def _end_try(self, shard: str) -> None:
+    def _end_try(self, this: _Try) -> None:
         with self._ended:
-            self._busy.discard(shard)
-            self._ended.notify_all()
+            if self._tries.get(this.what) is this:
+                del self._tries[this.what]
+                self._ended.notify_all()
 
 
 def _home(actor: str) -> str:

@@ -1,4 +1,8 @@
-"""What each shard actor said of itself last, asked for all the time; one that is stopped holds up nobody else."""
+"""What each shard actor said of itself last, heard all the time; one that is stopped holds up nobody else.
+
+An actor is found by a Ray call, and heard over the data plane: a connection tells of the end of a process within
+milliseconds, where a Ray call waits a second or two for the actor to be started again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ringlog.errors import RinglogError
+from ringlog.wire import Pulse
 
 _logger = logging.getLogger(__name__)
 
@@ -25,13 +30,15 @@ class Remote(Protocol):
 
 
 class Heartbeats:
-    """One thread for each actor asks for its status; ``changed`` is set when one comes, goes or leads another epoch.
+    """One thread for each actor hears its status; ``changed`` is set when one comes, goes or leads another epoch.
 
-    Each beat tells the actor where the others listen now: one that began again listens elsewhere.
+    Each beat tells the actor where the others listen now: one that began again listens elsewhere. ``token`` is the
+    pipeline's.
     """
 
-    def __init__(self, changed: threading.Event) -> None:
+    def __init__(self, changed: threading.Event, token: str) -> None:
         self._changed = changed
+        self._token = token
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -56,14 +63,29 @@ class Heartbeats:
             thread.join()
 
     def _ask(self, name: str, actor: Remote) -> None:
-        while not self._closed.is_set() and self._threads[name] is threading.current_thread():
+        while self._wanted(name):
             began = time.monotonic()
             try:
-                self._note(name, actor.call("status", self._locations(), timeout_s=SILENCE_S))
+                self._hear(name, actor.call("status", self._locations(), timeout_s=SILENCE_S))
             except RinglogError as error:
                 _logger.debug("%s does not answer: %s", name, error)
                 self._note(name, None)
             self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
+
+    def _hear(self, name: str, found: dict[str, Any]) -> None:
+        """Note every beat of the actor that was ``found``, until there is none."""
+        pulse = Pulse(found["location"], self._token)
+        try:
+            status = found
+            while self._wanted(name):
+                self._note(name, status)
+                beat = pulse.beat(self._locations(), status["changes"], HEARTBEAT_S, SILENCE_S)
+                status = {**found, **beat}
+        finally:
+            pulse.close()
+
+    def _wanted(self, name: str) -> bool:
+        return not self._closed.is_set() and self._threads[name] is threading.current_thread()
 
     def _locations(self) -> dict[str, str]:
         with self._lock:

@@ -104,6 +104,9 @@ class ShardHost:
         self._locations: dict[str, str] = {}  # of an actor
         self._links: dict[tuple[str, str], Link] = {}
         self._followers = Followers(settings.client_buffer_bytes_max)
+        self._changes = 0  # how many times what is led or promised here has changed
+        self._changed = threading.Condition()
+        self._closing = False
         self._trimmed = threading.Condition()
         self._stored: dict[str, int] = {}
         self._appended_bytes = 0
@@ -177,6 +180,17 @@ class ShardHost:
 
         return self._call(answer)
 
+    def beat(self, locations: Mapping[str, str], changes: int | None, wait_s: float) -> dict[str, Any]:
+        """The status as soon as what is led or promised here is not what it was at ``changes``, or after ``wait_s``.
+
+        Raises `Unavailable` when this actor is closing.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes != changes or self._closing, wait_s)
+            if self._closing:
+                raise Unavailable(f"{self.actor} is closing")
+        return self.status(locations)
+
     def flush(self, timeout_s: float) -> dict[str, int]:
         """Archive all that its leaders have committed by now; how far the table holds each shard then."""
         goals = {part.shard: part.committed for part in self._unflushed()}
@@ -193,6 +207,9 @@ class ShardHost:
 
     def close(self) -> None:
         """Stop serving and close the journals; nothing that was acknowledged is lost."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         self._archiver.close()
         self._followers.close()
         self._inbox.put(None)
@@ -303,6 +320,7 @@ class ShardHost:
         if shard not in self._participants:
             folder = self._journals / shard
             self._participants[shard] = HostedParticipant(self.actor, folder, shard, self._settings, self._on_failure)
+            self._note_change()
         return self._participants[shard]
 
     def _leader(self, shard: str) -> Leader | None:
@@ -325,11 +343,14 @@ class ShardHost:
 
     @contextlib.contextmanager
     def _noticing(self, shard: str) -> Iterator[None]:
-        """Followers hear of what is committed meanwhile, and of the end of a leadership."""
+        """Followers hear of what is committed meanwhile, and of the end of a leadership; so does the controller."""
         before = self._leader(shard)
         committed = before.committed if before else 0
+        promised = self._participants[shard].core.replica.promised
         yield
         leader = self._leader(shard)
+        if leader is not before or self._participants[shard].core.replica.promised != promised:
+            self._note_change()
         if leader is not before:
             self._followers.end(shard)
             if leader is not None:
@@ -337,6 +358,12 @@ class ShardHost:
                 _logger.info("%s leads %s in epoch %d", self.actor, shard, leader.epoch)
         elif leader is not None and leader.committed > committed:
             self._followers.push(shard, leader.committed_from(committed))
+
+    def _note_change(self) -> None:
+        """What is led or promised here has changed."""
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
 
     def _submit(self, submit: Submit, send: Callable[[bytes], None]) -> None:
         def answer(result: Answer) -> None:
@@ -454,6 +481,7 @@ class ShardHost:
         return {
             "actor": self.actor,
             "location": self.location,
+            "changes": self._changes,
             **parts({shard: hosted.core for shard, hosted in self._participants.items()}),
             "appended_bytes": self._appended_bytes,
             "archive_trouble": self._archiver.trouble,

@@ -17,9 +17,9 @@ class RayTransport(FlightTransport):
         super().__init__(cluster.settings, cluster.token)
         self._cluster = cluster
 
-    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
         """See `Transport`."""
-        return Routes.from_plain(self._cluster.routes(key_bytes))
+        return Routes.from_plain(self._cluster.routes(key_bytes, known, wait_s))
 
     def fields(self) -> Mapping[str, Any]:
         """See `Transport`."""

@@ -30,6 +30,9 @@ _logger = logging.getLogger(__name__)
 REFRESH_S = 5.0
 """How old routes may get while something is being sent."""
 RETRY_S = 0.1
+"""How long to wait for the router, or a leader that is in the routes and does not answer, before it is asked again."""
+NEWER_S = 0.25
+"""How long the router holds a question for newer routes: after that, the leader of the old ones is dialled again."""
 SUSPECT_S = 1.0
 """How long a leader may owe an answer before newer routes are looked for: one that was stopped keeps its streams."""
 
@@ -173,13 +176,13 @@ class Sender:
             self._do(shard, producer.tick(now))
         suspects_at = self._suspects_at()
         if suspects_at is not None and suspects_at <= now:
-            self._refresh(0.0)
+            self._refresh(SUSPECT_S)
 
     def _suspects_at(self) -> float | None:
         """When the leader that owes an answer for longest should have been replaced, if it is to be."""
         if self._refreshing or not self._owing_since:
             return None
-        return max(min(self._owing_since.values()), self._refreshed) + SUSPECT_S
+        return max(min(self._owing_since.values()) + SUSPECT_S, self._refreshed)
 
     def _take(self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool) -> None:
         now = time.monotonic()
@@ -214,7 +217,7 @@ class Sender:
             submission.error = error
             self._settle(submission)
             return
-        self._refresh(RETRY_S, again)
+        self._refresh(NEWER_S, again)
 
     def _measure(self, batch: pa.RecordBatch) -> None:
         """What each key brings, for the router's bounded loads; proportional to its records is near enough."""
@@ -245,7 +248,7 @@ class Sender:
             return
         self._hang_up(shard)
         if leading is None:
-            self._refresh(RETRY_S)
+            self._refresh(NEWER_S)
             return
         dial = self._dials[shard] = _Dial(leading)
 
@@ -268,7 +271,7 @@ class Sender:
                 connection.close()
         elif connection is None:
             del self._dials[shard]
-            self._refresh(RETRY_S)
+            self._refresh(NEWER_S)
         else:
             self._connections[shard] = connection
             committed = self._routes.committed.get(shard, 0)
@@ -318,7 +321,7 @@ class Sender:
                 if piece.submission.open == 0:
                     self._settle(piece.submission)
         if step.routes:
-            self._refresh(RETRY_S)
+            self._refresh(NEWER_S)
 
     def _settle(self, submission: Submission) -> None:
         with self._room:
@@ -330,8 +333,8 @@ class Sender:
         else:
             submission.future.set_result(submission.parts)
 
-    def _refresh(self, after_s: float, then: Callable[[], None] | None = None) -> None:
-        """Fetch routes from a thread that may wait; producers without a connection get one from them.
+    def _refresh(self, wait_s: float, then: Callable[[], None] | None = None) -> None:
+        """Fetch routes from a thread that may wait ``wait_s`` for newer ones; producers without a connection get one.
 
         One fetch is under way at a time, however many wait for it.
         """
@@ -341,14 +344,15 @@ class Sender:
             return
         self._refreshing = True
         sent, self._key_bytes = dict(self._key_bytes), defaultdict(int)
+        known = self._routes.version
 
         def fetch() -> None:
-            threading.Event().wait(after_s)
+            routes: Routes | None = None
             try:
-                routes: Routes | None = self._transport.routes(sent)
+                routes = self._transport.routes(sent, known, wait_s)
             except RinglogError as error:
                 _logger.debug("no routes now: %s", error)
-                routes = None
+                threading.Event().wait(RETRY_S)
             self._inbox.put(lambda: self._refetched(routes))
 
         threading.Thread(target=fetch, name="ringlog-routes", daemon=True).start()

@@ -34,8 +34,11 @@ class Transport(Protocol):
 
     settings: Settings
 
-    def routes(self, key_bytes: Mapping[int, int]) -> Routes:
-        """The newest routes; ``key_bytes`` says what was sent for each key since the last call."""
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        """The newest routes, as soon as they are newer than version ``known``, or after ``wait_s``.
+
+        ``key_bytes`` says what was sent for each key since the last call. Raises `Unavailable`.
+        """
 
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
         """A stream to a leader. Raises `Unavailable`."""
@@ -106,7 +109,12 @@ class MemoryTransport:
             self.settings.shard_buffer_bytes_max,
         )
 
-    def routes(self, key_bytes: Mapping[int, int]) -> Routes:  # noqa: ARG002  (one shard: nothing to balance)
+    def routes(
+        self,
+        key_bytes: Mapping[int, int],  # noqa: ARG002  (one shard: nothing to balance)
+        known: int = -1,  # noqa: ARG002
+        wait_s: float = 0.0,  # noqa: ARG002
+    ) -> Routes:
         """One shard, always led."""
         return Routes(1, (self._SHARD,), {self._SHARD: Leading(self._SHARD, "memory", "memory", 1)})
 

@@ -35,6 +35,7 @@ class _Attempts:
     absent_since: float
     next_at: float
     pause_s: float = BACKOFF_S[0]
+    alive: tuple[str, ...] = ()
 
 
 class Reconciler:
@@ -96,6 +97,9 @@ class Reconciler:
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
+        if alive != attempts.alive:  # what failed before may well go now
+            attempts.alive, attempts.pause_s = alive, BACKOFF_S[0]
+            attempts.next_at = min(attempts.next_at, now + BACKOFF_S[0])
         waited = now - attempts.absent_since
         if leader is not None or _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))

@@ -1,8 +1,9 @@
 """Both ends of the data plane, over Arrow Flight.
 
 Frames travel in two-way streams (DoExchange): ``producer`` streams carry `Submit` one way and its answers the other,
-``replica`` streams carry the replication messages. Readers take batches of the table's schema from DoGet. Every call
-carries the pipeline's token. A stream says nothing about outcomes: whoever loses one asks again.
+``replica`` streams carry the replication messages. Readers take batches of the table's schema from DoGet, and the
+controller hears heartbeats from DoAction. Every call carries the pipeline's token. A stream says nothing about
+outcomes: whoever loses one asks again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hmac
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,7 @@ LINK_FRAMES_MAX = 16
 """How many frames may wait for a peer that does not take them; more are dropped, and sent again when it is back."""
 _RECONNECT_S = 0.2
 _TAIL = b"ringlog.tail"
+_BEAT = "beat"
 
 
 class Handler(Protocol):
@@ -46,6 +48,9 @@ class Handler(Protocol):
 
     def follow(self, shard: str, start: int | None, gone: Callable[[], bool]) -> TailReply:
         """What is committed from ``start`` (None: from now) on, without an end, until ``gone()``."""
+
+    def beat(self, locations: Mapping[str, str], changes: int | None, wait_s: float) -> dict[str, Any]:
+        """The status, as soon as its ``changes`` is another number, or after ``wait_s``. Raises `Unavailable`."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,15 @@ class Server(fl.FlightServerBase):  # type: ignore[misc]
             raise fl.FlightUnavailableError(str(error)) from error
         described = orjson.dumps({"epoch": reply.epoch, "base": reply.base, "committed": reply.committed})
         return fl.GeneratorStream(TABLE_SCHEMA.with_metadata({_TAIL: described}), reply.batches)
+
+    def do_action(self, context: Any, action: Any) -> list[bytes]:  # noqa: ARG002
+        """A heartbeat."""
+        if action.type != _BEAT:
+            raise fl.FlightServerError(f"there is no action {action.type} here")
+        try:
+            return [orjson.dumps(self._handler.beat(**orjson.loads(action.body.to_pybytes())))]
+        except RinglogError as error:
+            raise fl.FlightUnavailableError(str(error)) from error
 
 
 class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -278,6 +292,33 @@ class Link:
         self._retry_at = time.monotonic() + _RECONNECT_S
         if self._ended is ended:  # not one that was opened since
             self._stream = None
+
+
+class Pulse:
+    """Hears the heartbeats of the shard actor at ``location``. The end of its process is heard at once."""
+
+    def __init__(self, location: str, token: str) -> None:
+        self._location = location
+        self._token = token
+        self._client: Any = None
+
+    def beat(
+        self, locations: Mapping[str, str], changes: int | None, wait_s: float, silence_s: float
+    ) -> dict[str, Any]:
+        """The next one: see `Handler.beat`. Raises `Unavailable` when it is ``silence_s`` late, or will not come."""
+        body = orjson.dumps({"locations": dict(locations), "changes": changes, "wait_s": wait_s})
+        try:
+            self._client = self._client or fl.connect(self._location)
+            (answer,) = self._client.do_action(fl.Action(_BEAT, body), _options(self._token, wait_s + silence_s))
+        except (pa.ArrowException, OSError) as error:
+            raise Unavailable(f"the shard actor at {self._location} is silent: {error}") from error
+        status: dict[str, Any] = orjson.loads(answer.body.to_pybytes())
+        return status
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._client is not None:
+            self._client.close()
 
 
 def read_tail(location: str, token: str, shard: str) -> TailReply:
