@@ -56,7 +56,8 @@ class Progress:
     """A line on stderr every minute."""
 
     def __init__(self, folder: Path, nemesis: Nemesis) -> None:
-        self._folder, self._nemesis = folder, nemesis
+        self._folder = folder
+        self._nemesis = nemesis
         self._began = self._told = time.monotonic()
         self._read: Counter[Path] = Counter()
         self._acknowledged = 0
@@ -118,7 +119,8 @@ def run(folder: Path, given: argparse.Namespace, kinds: list[str], network: Netw
                 nemesis = Nemesis(ground, crowd, draw, folder / "faults.jsonl")
                 story = Story(time.monotonic_ns(), faults=nemesis.faults, skipped=nemesis.skipped)
                 progress = Progress(folder, nemesis)
-                nemesis.run(time.monotonic() + 60 * given.minutes, kinds, given.every, progress.tell)
+                until = time.monotonic() + 60 * given.minutes
+                nemesis.run(until, kinds, given.every, (crowd.replace_ended, progress.tell))
                 if not eventually(ground.whole, HEALS_WITHIN_S):
                     story.failed.append(f"not every shard is complete again: {ground.told()}")
                 story.end = time.monotonic_ns()

@@ -24,6 +24,7 @@ class Crowd:
         self._draw = draw
         self._numbers = itertools.count()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._failed: list[str] = []
         self.reader = self._begin("read", "reader", 0)
         for _ in range(clients):
             self.begin()
@@ -44,28 +45,38 @@ class Crowd:
         process.wait()
         self.begin()
 
+    def replace_ended(self) -> None:
+        """A client that ended by itself should not have: another takes its place, and `finish` tells of it."""
+        for name, process in list(self._running.items()):
+            if process.poll() is not None:
+                self._failed.append(self._told(name, process.returncode))
+                del self._running[name]
+                self.begin()
+
     def finish(self, within_s: float) -> list[str]:
-        """Let all of them come to their end; what did not."""
+        """Let all of them come to their end; what did not, or not in time."""
         running = {"reader": self.reader, **self._running}
         for process in running.values():
             if process.stdin:
                 process.stdin.close()
         deadline = time.monotonic() + within_s
-        failed = []
         for name, process in running.items():
             try:
                 code = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 code = None
             if code != 0:
-                failed.append(f"{name} ended with {code}: {(self._folder / f'{name}.err').read_text()[-2000:]}")
-        return failed
+                self._failed.append(self._told(name, code))
+        return self._failed
 
     def close(self) -> None:
         """End whoever still runs."""
         for process in (self.reader, *self._running.values()):
             process.kill()
             process.wait()
+
+    def _told(self, name: str, code: int | None) -> str:
+        return f"{name} ended with {code}: {(self._folder / f'{name}.err').read_text()[-2000:]}"
 
     def _begin(self, role: str, name: str, number: int) -> subprocess.Popen[bytes]:
         network = self._ground.network

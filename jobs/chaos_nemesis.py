@@ -50,7 +50,7 @@ class Nemesis:
         self.faults: list[Fault] = []
         self.skipped: Counter[str] = Counter()
 
-    def run(self, until: float, kinds: Sequence[str], every_s: float, meanwhile: Callable[[], None]) -> None:
+    def run(self, until: float, kinds: Sequence[str], every_s: float, meanwhile: Sequence[Callable[[], None]]) -> None:
         """Every kind in turn, in an order drawn anew each time round. When the time is over, nothing stays away."""
         dealt = self._deal(kinds)
         next_at = time.monotonic() + self._draw.uniform(0.5, 1.5) * every_s
@@ -59,7 +59,8 @@ class Nemesis:
             if now >= next_at:
                 self.strike(next(dealt))
                 next_at = time.monotonic() + self._draw.uniform(0.5, 1.5) * every_s
-            meanwhile()
+            for step in meanwhile:
+                step()
             time.sleep(POLL_S)
         for what in list(self._away):
             self._come_back(what)
