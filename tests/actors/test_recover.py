@@ -69,6 +69,9 @@ class Household:
     def lives(self, actor: str, node: str) -> None:
         assert node == "here"
 
+    def leaving(self) -> Collection[str]:
+        return ()
+
 
 class Watched:
     """Three hosts under a controller, with what an operator sees of them."""

@@ -114,6 +114,41 @@ def test_who_comes_or_goes_makes_a_failed_takeover_worth_a_try_soon() -> None:
     assert "shard-0" in {takeover.shard for takeover in tried}
 
 
+def test_a_leader_whose_node_is_about_to_end_hands_over_at_once_and_stays_a_member() -> None:
+    one = reconciler()
+    found = statuses(ALL, **led())
+    assert one.decide(found, 0.0, leaving={"shard-1"}) == [
+        TakeOver("shard-1", "shard-2", members_of("shard-1", ACTORS, ACTORS, 3))
+    ]
+    assert one.decide(found, 0.1, leaving={"shard-1"}) == [], "the first try is under way"
+    moved = statuses(ALL, **{**led(), "shard_1": ("shard-2", 2, ALL)})
+    assert one.decide(moved, 1.0, leaving={"shard-1"}) == []
+
+
+def test_who_is_about_to_end_is_not_chosen_to_lead_while_another_can() -> None:
+    one = reconciler()
+    without = {"shard_0": ("shard-0", 1, ALL), "shard_2": ("shard-2", 1, ALL)}
+    alive = {"shard-0", "shard-2"}
+    one.decide(statuses(alive, **without), 0.0, leaving={"shard-0"})
+    (takeover, *_) = [
+        takeover
+        for takeover in one.decide(statuses(alive, **without), LEADERLESS_S, leaving={"shard-0"})
+        if takeover.shard == "shard-1"
+    ]
+    assert (takeover.candidate, takeover.members) == ("shard-2", ("shard-2", "shard-0"))
+
+
+def test_where_every_node_is_about_to_end_all_stays_as_it_is() -> None:
+    assert reconciler().decide(statuses(ALL, **led()), 0.0, leaving=ALL) == []
+
+
+def test_while_a_node_is_about_to_end_nothing_goes_back_for_balance() -> None:
+    one = reconciler()
+    crowded = statuses(ALL, **{f"shard_{number}": ("shard-2", 2, ALL) for number in range(3)})
+    for now in (0.0, CALM_S + 1, 3 * CALM_S):
+        assert one.decide(crowded, now, leaving={"shard-0"}) == []
+
+
 def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:
     found = statuses(ALL, shard_0=("shard-1", 4, ALL))
     found["shard-2"]["leading"]["shard-0"] = {"epoch": 5, "members": {}}

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util import get_node_ip_address
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
-from ringlog.actors.homes import Homes
+from ringlog.actors.homes import Homes, draining_nodes
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import Place, ShardHost
@@ -142,6 +142,9 @@ class _Household:
 
     def lives(self, actor: str, node: str) -> None:
         self._homes.note(actor, node)
+
+    def leaving(self) -> Collection[str]:
+        return draining_nodes()
 
     def _had_journals(self, actor: str) -> bool:
         """Whether some shard counts on a journal of ``actor``. Raises `Unavailable` when that cannot be said now."""

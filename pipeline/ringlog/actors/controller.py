@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ CALL_DEADLINE_S = 3.0
 TAKEOVER_DEADLINE_S = 20.0
 ABSENT_S = 5.0
 """How long an actor may be silent before it is looked where it is."""
+LEAVING_S = 1.0
+"""How often it is asked which nodes are about to end."""
 REPLACE_S = 60.0
 """How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
 GATHER_S = 30.0
@@ -44,6 +46,9 @@ class Household(Protocol):
 
     def lives(self, actor: str, node: str) -> None:
         """``actor`` says that it runs on ``node``."""
+
+    def leaving(self) -> Collection[str]:
+        """The nodes that were told to end, and take nothing new until they do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +80,8 @@ class Controller:
         self._shards: dict[str, Remote] = {}
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
+        self._on: dict[str, str] = {}  # the node of each actor that has answered
+        self._leaving: frozenset[str] = frozenset()  # nodes that were told to end; their ids are never used again
         self._trouble: dict[str, str] = {}
         self._tries: dict[str, _Try] = {}  # by shard: what is under way, one at a time
         self._ended = threading.Condition()
@@ -86,6 +93,7 @@ class Controller:
         self._threads = [
             threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
             threading.Thread(target=self._keep_publishing, name="ringlog-publish", daemon=True),
+            threading.Thread(target=self._keep_asking_who_leaves, name="ringlog-leaving", daemon=True),
         ]
 
     def begin(self) -> None:
@@ -218,7 +226,8 @@ class Controller:
     def _round(self) -> None:
         statuses = self._heartbeats.statuses()
         self._give_up_silent(statuses)
-        for takeover in self._reconciler.decide(statuses, time.monotonic()):
+        leaving = [actor for actor, status in statuses.items() if status["node"] in self._leaving]
+        for takeover in self._reconciler.decide(statuses, time.monotonic(), leaving):
             this = self._begin_try(takeover.shard, candidate=takeover.candidate)
             if this is not None:
                 self._calls.submit(self._take_over, this, takeover, statuses)
@@ -237,7 +246,8 @@ class Controller:
         for actor in self._reconciler.actors:
             if actor in statuses:
                 self._absent_since.pop(actor, None)
-                self._household.lives(actor, statuses[actor]["node"])
+                self._on[actor] = statuses[actor]["node"]
+                self._household.lives(actor, self._on[actor])
                 continue
             absent_s = now - self._absent_since.setdefault(actor, now)
             missed = actor not in self._shards or absent_s >= ABSENT_S
@@ -252,7 +262,8 @@ class Controller:
                     for shard in self._reconciler.shards
                     if actor in self._reconciler.wished(shard)
                 )
-                self._calls.submit(self._bring, this, actor, absent_s >= REPLACE_S and not needed)
+                for_good = absent_s >= REPLACE_S or self._on.get(actor) in self._leaving
+                self._calls.submit(self._bring, this, actor, for_good and not needed)
 
     def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
         """Whether it is on its way; ends ``this`` try."""
@@ -267,6 +278,15 @@ class Controller:
             return False
         finally:
             self._end_try(this)
+
+    def _keep_asking_who_leaves(self) -> None:
+        """In a thread of its own: Ray may take long to answer, and is not waited for."""
+        while not self._closed.is_set():
+            try:
+                self._leaving = frozenset({*self._leaving, *self._household.leaving()})
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
+                _logger.debug("which nodes are about to end is not known now: %s", error)
+            self._closed.wait(LEAVING_S)
 
     def _keep_publishing(self) -> None:
         """Tell the router whenever something changed, and now and then what changes all the time.

@@ -45,7 +45,8 @@ class Homes:
 
         Raises `Unavailable` where it must wait for the node that has them.
         """
-        nodes = alive_nodes()
+        draining = draining_nodes()
+        nodes = [node for node in alive_nodes() if node.id not in draining]
         journals = {} if anywhere and actor not in self._homes else _journals(nodes, self._folder)
         home = home_of(actor, nodes, self._homes, journals, anywhere=anywhere)
         if home is None:
@@ -63,6 +64,14 @@ def alive_nodes() -> list[Node]:
         if one["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.host, node.id))
+
+
+def draining_nodes() -> frozenset[str]:
+    """The ids of the nodes that were told to end, by an autoscaler or the owner of the machine.
+
+    Ray has no public way to ask for them; its own libraries ask like this.
+    """
+    return frozenset(ray._private.state.state.get_draining_nodes())
 
 
 def _journals(nodes: list[Node], folder: str) -> Mapping[str, frozenset[str]]:

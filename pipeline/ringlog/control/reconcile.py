@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,13 @@ class Reconciler:
         self._attempts: dict[str, _Attempts] = {}
         self._calm_since: float | None = None
 
-    def decide(self, statuses: Statuses, now: float) -> list[TakeOver]:
-        """The take-overs to try now. ``statuses`` are the answers of the actors that answered."""
-        wanted = [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now))]
-        if self._attempts or len(statuses) < len(self.actors):
+    def decide(self, statuses: Statuses, now: float, leaving: Collection[str] = ()) -> list[TakeOver]:
+        """The take-overs to try now. ``statuses`` are the answers of the actors that answered.
+
+        Those that are ``leaving`` answer still, but their nodes are about to end: they should lead nothing.
+        """
+        wanted = [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now, leaving))]
+        if self._attempts or leaving or len(statuses) < len(self.actors):
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
@@ -86,14 +89,16 @@ class Reconciler:
         """The actors that should keep ``shard``, the one that should lead it first."""
         return members_of(shard, self.shards, self.actors, self._replicas)
 
-    def _decide(self, shard: str, statuses: Statuses, now: float) -> TakeOver | None:
+    def _decide(self, shard: str, statuses: Statuses, now: float, leaving: Collection[str]) -> TakeOver | None:
         wished = self.wished(shard)
         alive = tuple(actor for actor in wished if actor in statuses)
+        staying = tuple(actor for actor in alive if actor not in leaving)
         leader = leader_of(shard, statuses)
+        leaves = leader in leaving and bool(staying)
         complete = leader is not None and _members(shard, statuses[leader]) >= {
             _replica(shard, statuses[actor]) for actor in alive
         }
-        if complete:
+        if complete and not leaves:
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
@@ -101,15 +106,17 @@ class Reconciler:
             attempts.alive, attempts.pause_s = alive, BACKOFF_S[0]
             attempts.next_at = min(attempts.next_at, now + BACKOFF_S[0])
         waited = now - attempts.absent_since
-        if leader is not None or _promised(shard, statuses) == 0:
+        if leaves:
+            ready = True
+        elif leader is not None or _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))
         else:
             ready = waited >= LEADERLESS_S or len(alive) == len(wished)
         if not ready or len(alive) < self._quorum or now < attempts.next_at:
             return None
         attempts.next_at = now + attempts.pause_s
-        if leader not in alive:
-            leader = min(alive, key=lambda actor: _led_by(actor, statuses, self.shards))
+        if leader not in alive or leaves:
+            leader = min(staying or alive, key=lambda actor: _led_by(actor, statuses, self.shards))
         return TakeOver(shard, leader, alive)
 
     def _balance(self, statuses: Statuses) -> list[TakeOver]:
