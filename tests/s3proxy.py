@@ -110,7 +110,7 @@ class Script:
 
 
 class Chance:
-    """A share of the requests, ``rate``, meets any of ``kinds``, as ``seed`` has it."""
+    """A share of the requests, ``rate``, and three times as many writes, meet any of ``kinds``, as ``seed`` has it."""
 
     def __init__(self, seed: int, rate: float, kinds: tuple[str, ...] = tuple(FAULTS)) -> None:
         self._draw = random.Random(seed)
@@ -118,8 +118,9 @@ class Chance:
         self._kinds = kinds
 
     def __call__(self, request: Request) -> str | None:
-        kind = self._draw.choice(self._kinds) if self._draw.random() < self._rate else None
-        return None if kind == "stale listing" and request.lists is None else kind
+        fit = [kind for kind in self._kinds if FAULTS[kind].answer != "stale" or request.lists is not None]
+        rate = 3 * self._rate if request.method == "PUT" else self._rate
+        return self._draw.choice(fit) if fit and self._draw.random() < rate else None
 
 
 class S3Proxy:
@@ -130,6 +131,8 @@ class S3Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="s3proxy", daemon=True)
         self._doors: list[Door] = []
+        self.failures: list[BaseException] = []
+        """What the proxy itself could not do; the end of the block raises it."""
         self.born: dict[str, float] = {}
         """When each object was last written, by ``/bucket/key``."""
         self.slow_s = 0.5
@@ -147,6 +150,8 @@ class S3Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        for failure in self.failures:
+            raise failure
 
     def door(self, plan: Plan | None = None) -> Door:
         """Another way in, with a plan of its own; without one, all is well."""
@@ -214,10 +219,17 @@ class Door:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def cut(self) -> None:
+        """Whoever is connected is cut off, whatever it was about to do."""
+        self.proxy.run(self._cut())
+
     async def close(self) -> None:
-        """Listen no more; whoever is connected is cut off."""
+        """Listen no more."""
         if self._server is not None:
             self._server.close()
+        await self._cut()
+
+    async def _cut(self) -> None:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -225,7 +237,12 @@ class Door:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._serving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.proxy.failures.append(error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

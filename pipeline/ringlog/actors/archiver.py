@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
 _logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
-_BACKOFF_S = (1.0, 30.0)
+_BACKOFF_S = (1.0, 10.0)
+"""The first and the longest pause after a failure, of which at least half is kept: actors shall not come together."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Archiver:
                 raise
             except (RinglogError, OSError) as error:
                 self.trouble = f"{type(error).__name__}: {error}"
-                _logger.warning("archiving failed and will be tried again in %.0f s: %s", backoff, self.trouble)
-                pause, backoff = backoff, min(2 * backoff, _BACKOFF_S[1])
+                pause, backoff = backoff * random.uniform(0.5, 1.0), min(2 * backoff, _BACKOFF_S[1])
+                _logger.warning("archiving failed and will be tried again in %.1f s: %s", pause, self.trouble)
                 if demanded:
                     self._demanded.set()
 

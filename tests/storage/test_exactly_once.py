@@ -1,0 +1,149 @@
+"""Exactly once on real S3 servers, through the fault proxy: scripted faults one by one, and some seeds of `schedule`.
+
+All of it runs on every S3 server that is installed here; the tests' names say which.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ringlog.storage import Flush, Snapshot, Table, write_segments
+from s3proxy import FAULTS, Door, Request, Script
+from storage.schedule import SERVERS, Server, run, stage
+from table_rows import rows
+
+pytestmark = pytest.mark.s3
+
+SEEDS = range(2)
+OUTAGE_S = 3.0
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if request.param == "SeaweedFS":
+        yield request.getfixturevalue("seaweed")
+    else:
+        with SERVERS[request.param](tmp_path_factory.mktemp("s3")) as started:
+            yield started
+
+
+@dataclass(frozen=True)
+class Archiving:
+    """A table behind a door, with the first 10 records of shard a, and what comes next."""
+
+    table: Table
+    door: Door
+    before: Snapshot
+
+    def flush(self, shard: str, start: int, count: int) -> Flush:
+        segments = write_segments(self.table.objects, shard, start, [rows(shard, start, count)])
+        return Flush(shard, start, start + count, segments)
+
+
+@pytest.fixture(scope="module")
+def doors(server: Server) -> Iterator[dict[str, Door]]:
+    with stage(server) as doors:
+        yield doors
+
+
+@pytest.fixture
+def archiving(server: Server, doors: dict[str, Door]) -> Archiving:
+    door = doors["shard-0"]
+    door.plan = None
+    door.met.clear()
+    door.proxy.slow_s, door.proxy.lag_s = 0.2, 1.0
+    table = Table(server.root(f"{uuid.uuid4()}/logs"), {**server.storage_options, "AWS_ENDPOINT_URL": door.url})
+    made = Archiving(table, door, table.open_or_create())
+    return Archiving(table, door, table.commit(made.before, [made.flush("a", 0, 10)]))
+
+
+def offsets(snapshot: Snapshot, shard: str = "a") -> list[int]:
+    """The offsets of ``shard`` that ``snapshot`` holds, doubles and all."""
+    held = snapshot.delta.to_pyarrow_table(columns=["shard", "record_offset"], filters=[("shard", "=", shard)])
+    return sorted(held["record_offset"].to_pylist())
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_commit_that_meets_a_fault_is_stored_once(archiving: Archiving, kind: str) -> None:
+    flush = archiving.flush("a", 10, 5)
+    archiving.door.plan = Script((kind, "listing" if kind == "stale listing" else "PUT"))
+    after = archiving.table.commit(archiving.before, [flush])
+    assert archiving.door.met[kind] == 1
+    assert (after.version, after.stored("a"), offsets(after)) == (archiving.before.version + 1, 15, list(range(15)))
+
+
+@pytest.mark.parametrize("kind", ["500 after", "503 after", "truncated read", "asked twice"])
+def test_delta_rs_takes_its_own_commit_for_another_s_and_the_transaction_keeps_it_from_committing_twice(
+    archiving: Archiving, kind: str
+) -> None:
+    """It tries the PUT again and gets 412. It then reads the winner and would go on above it, as it does for a stranger."""
+    flush = archiving.flush("a", 10, 5)
+    archiving.door.plan = Script((kind, "PUT"))
+    refusal = archiving.table._try(archiving.before, [flush])
+    assert "Concurrent transaction failed" in str(refusal)
+    found = archiving.table.snapshot()
+    assert (found.version, offsets(found)) == (archiving.before.version + 1, list(range(15)))
+
+
+def test_without_transactions_delta_rs_would_have_stored_it_twice(archiving: Archiving) -> None:
+    """What the test above rests on: the same commit, but for its transactions."""
+    from deltalake import CommitProperties
+
+    from ringlog.storage.commit import _added
+
+    segments = [_added(segment) for segment in archiving.flush("a", 10, 5).segments]
+    archiving.door.plan = Script(("500 after", "PUT"))
+    assert archiving.table._write(archiving.before, segments, CommitProperties()) is None
+    assert archiving.table.snapshot().version == archiving.before.version + 2
+
+
+@pytest.mark.parametrize("kind", ["reset after", "500 after", "silence after"])
+def test_a_lost_answer_and_another_shard_s_commit_right_after_it(
+    archiving: Archiving, server: Server, kind: str
+) -> None:
+    flush = archiving.flush("a", 10, 5)
+    other = Table(archiving.table.url, server.storage_options)
+    segments = write_segments(other.objects, "b", 0, [rows("b", 0, 3)])
+    ready, done = threading.Event(), threading.Event()
+
+    def commit_b() -> None:
+        ready.wait()
+        other.commit(other.snapshot(), [Flush("b", 0, 3, segments)])
+        done.set()
+
+    committing = threading.Thread(target=commit_b)
+    committing.start()
+
+    def plan(request: Request) -> str | None:
+        if request.method == "PUT":
+            archiving.door.plan = lambda _: _before(ready, done, archiving.door)
+            return kind
+        return None
+
+    archiving.door.plan = plan
+    after = archiving.table.commit(archiving.before, [flush])
+    committing.join()
+    assert (after.stored("a"), after.stored("b")) == (15, 3)
+    assert (offsets(after), offsets(after, "b")) == (list(range(15)), [0, 1, 2])
+
+
+def _before(ready: threading.Event, done: threading.Event, door: Door) -> str | None:
+    door.plan = None
+    ready.set()
+    done.wait()
+    return None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_schedule_of_faults_stores_each_record_once(
+    server: Server, doors: dict[str, Door], tmp_path: Path, seed: int
+) -> None:
+    report = run(seed, server, doors, tmp_path)
+    assert report.counts["acknowledged"] > 0
+    assert sum(report.faults.values()) > 0
