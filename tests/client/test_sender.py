@@ -3,6 +3,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import pytest
+
 import ringlog
 from ringlog.client.transport import Connection, MemoryTransport, OnFrame
 from ringlog.routing import Leading, Routes
@@ -52,6 +54,13 @@ def test_a_leader_that_answers_is_not_asked_about() -> None:
         assert pipeline._sender._suspects_at() is None
 
 
+class Mute(MemoryTransport):
+    """A leader that answers nothing."""
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        return Silent()
+
+
 class Leaderless(MemoryTransport):
     """No shard has a leader until it has been asked for often enough."""
 
@@ -71,3 +80,19 @@ def test_however_many_wait_for_a_leader_they_ask_for_the_routes_together() -> No
         futures = [pipeline.submit_logs({"body": "x"}, wait=False) for _ in range(50)]
         assert sum(future.result(10).records for future in futures) == 50
     assert transport.asked == 5
+
+
+def test_whoever_does_not_wait_is_told_within_the_time_that_it_gave() -> None:
+    with ringlog.Pipeline(Leaderless(after=1_000_000)) as pipeline:
+        future = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=0.2)
+        with pytest.raises(ringlog.Unavailable):
+            future.result(pipeline._settings.submit_timeout_s / 2)
+
+
+def test_a_lingering_batch_keeps_the_time_that_was_given_for_it() -> None:
+    """The leader takes it and says nothing: what was given counts, not what the settings say."""
+    transport = Mute()
+    with ringlog.Pipeline(transport) as pipeline:
+        future = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=0.2)
+        with pytest.raises(ringlog.OutcomeUnknown):
+            future.result(pipeline._settings.submit_timeout_s / 2)

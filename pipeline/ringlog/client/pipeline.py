@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -130,7 +131,7 @@ class Pipeline:
             return _then(sent, lambda parts: self._ack(parts, level))
         try:
             parts = sent.result(budget + _ANSWER_MARGIN_S)
-        except TimeoutError:
+        except FutureTimeoutError:
             raise OutcomeUnknown("no answer in time; the records may be stored: look before submitting again") from None
         return self._ack(parts, level)
 

@@ -53,6 +53,8 @@ class Submission:
 
     future: Future[list[Part]]
     nbytes: int
+    timeout_s: float
+    deadline: float
     open: int = 0
     parts: list[Part] = field(default_factory=list)
     error: RinglogError | None = None
@@ -112,7 +114,7 @@ class Sender:
 
         Raises `Overloaded` when there is no room for it within ``wait_s``.
         """
-        submission = Submission(Future(), batch.nbytes)
+        submission = Submission(Future(), batch.nbytes, timeout_s, time.monotonic() + timeout_s)
         with self._room:
             fits = self._room.wait_for(
                 lambda: (
@@ -128,8 +130,7 @@ class Sender:
                 )
             self._held_bytes += submission.nbytes
             self._unsettled += 1
-        deadline = time.monotonic() + timeout_s
-        self._inbox.put(lambda: self._take(batch, acks, deadline, submission, linger))
+        self._inbox.put(lambda: self._take(batch, acks, submission, linger))
         return submission.future
 
     def flush(self, timeout_s: float) -> bool:
@@ -184,16 +185,14 @@ class Sender:
             return None
         return max(min(self._owing_since.values()) + SUSPECT_S, self._refreshed)
 
-    def _take(self, batch: pa.RecordBatch, acks: Acks, deadline: float, submission: Submission, linger: bool) -> None:
+    def _take(self, batch: pa.RecordBatch, acks: Acks, submission: Submission, linger: bool) -> None:
         now = time.monotonic()
         if now - self._refreshed > REFRESH_S:
             self._refresh(0.0)
         try:
             assigned = self._routes.assign(batch, (random.random(), random.random()))
         except Unavailable as error:
-            self._await_leaders(
-                error, deadline, lambda: self._take(batch, acks, deadline, submission, linger), submission
-            )
+            self._await_leaders(error, submission, lambda: self._take(batch, acks, submission, linger))
             return
         self._measure(batch)
         pieces = [
@@ -206,14 +205,12 @@ class Sender:
             self._settle(submission)
         for shard, piece in pieces:
             caller = _Piece(submission, piece.num_rows)
-            self._pack(list(self._batcher.add((shard, acks, deadline if not linger else None), piece, caller, now)))
+            self._pack(list(self._batcher.add((shard, acks, submission.timeout_s), piece, caller, now)))
         if not linger:
             self._pack(self._batcher.take())
 
-    def _await_leaders(
-        self, error: Unavailable, deadline: float, again: Callable[[], None], submission: Submission
-    ) -> None:
-        if time.monotonic() >= deadline:
+    def _await_leaders(self, error: Unavailable, submission: Submission, again: Callable[[], None]) -> None:
+        if time.monotonic() >= submission.deadline:
             submission.error = error
             self._settle(submission)
             return
@@ -229,9 +226,10 @@ class Sender:
 
     def _pack(self, groups: list[tuple[Any, Group]]) -> None:
         now = time.monotonic()
-        for (shard, acks, deadline), group in groups:
-            until = deadline if deadline is not None else now + self._settings.submit_timeout_s
-            batch = Batch(pack(group.batch()), group.rows, acks, until, [caller for _, caller in group.pieces])
+        for (shard, acks, _), group in groups:
+            callers = [caller for _, caller in group.pieces]
+            deadline = min(caller.submission.deadline for caller in callers)
+            batch = Batch(pack(group.batch()), group.rows, acks, deadline, callers)
             producer = self._producer(shard)
             self._do(shard, producer.submit(batch, now))
 
