@@ -32,6 +32,8 @@ QUICK_HEALTH_CHECKS = {
 }
 PATIENT_HEALTH_CHECKS = {"RAY_health_check_failure_threshold": "20"}
 """A node that was cut off is the same when it is back: clients are on it, and Ray would end them with it."""
+FAIR_SHARE = {"RAY_worker_niceness": "0"}
+"""All nodes and clients share the cores of one machine here: actors must not wait for whoever else is busy."""
 GCS_COMES_BACK = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_rpc_server_connect_timeout_s": "60"}
 """Whoever joins while it is away waits for it; the default would be 5 s."""
 NODES = SHARDS = 4
@@ -120,7 +122,7 @@ class Ground:
             os.environ.pop(name, None)  # where this is itself a job: of another cluster
         os.environ.update(PATIENT_HEALTH_CHECKS if network else QUICK_HEALTH_CHECKS)
         os.environ.update(stores.environment)
-        os.environ.update(GCS_COMES_BACK, RAY_gcs_storage_path=str(folder / "gcs"))
+        os.environ.update({**FAIR_SHARE, **GCS_COMES_BACK}, RAY_gcs_storage_path=str(folder / "gcs"))
         self._gcs_port = free_ports(1)[0]
         self.stores, self.network, self.journals = stores, network, folder / "journals"
         self._addresses = (f"127.0.0.{number}" for number in itertools.cycle(range(2, 255)))
