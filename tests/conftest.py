@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import rgw
 import ringlog
 from etcd import Etcd
 from seaweed import SeaweedFS
@@ -29,6 +30,11 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write transcripts anew; read what changed in them")
+
+
+def pytest_report_header() -> str:
+    found = "and Ceph RGW" if rgw.installed() else "alone; with ceph-mon, ceph-osd and radosgw installed, Ceph RGW too"
+    return f"S3 servers: SeaweedFS {found}"
 
 
 @contextlib.contextmanager

@@ -19,8 +19,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ import ringlog
 from rgw import Rgw, installed
 from ringlog.actors.shard import Place, ShardHost
 from ringlog.client.transport import FlightTransport
-from ringlog.errors import Fenced, OutcomeUnknown, Overloaded, Unavailable
+from ringlog.errors import Fenced, OutcomeUnknown, Overloaded, RinglogError, Unavailable
 from ringlog.metadata import open_store
 from ringlog.routing import Leading, Routes
 from ringlog.settings import Settings
@@ -77,7 +79,7 @@ class Told:
 
     acknowledged: dict[tuple[str, int], str] = field(default_factory=dict)
     doubtful: set[str] = field(default_factory=set)
-    refused: int = 0
+    refused: Counter[type[RinglogError]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -157,11 +159,18 @@ class Scene(FlightTransport):
         """The shards without a leader."""
         return self._routes.missing
 
+    def held(self) -> dict[str, tuple[int, int]]:
+        """How far each shard is committed, and how far its leader knows that it is archived; by shard, in order."""
+        led = [one for host in self.hosts.values() for one in host.status()["leading"].items()]
+        return {shard: (leading["committed"], leading["archived"]) for shard, leading in sorted(led, key=itemgetter(0))}
+
     def archived(self) -> bool:
         """Try to archive everything; whether all actors did."""
+        with ThreadPoolExecutor(len(self.hosts)) as pool:
+            flushes = [pool.submit(host.flush, 10.0) for host in self.hosts.values()]
         try:
-            for host in self.hosts.values():
-                host.flush(10.0)
+            for flush in flushes:
+                flush.result()
         except Unavailable:
             return False
         return True
@@ -181,18 +190,32 @@ class Scene(FlightTransport):
         return ShardHost(actor, settings, self._journals / actor, store, TOKEN, "127.0.0.1", self.failures.append)
 
 
-def submit_until(stop: threading.Event, pipeline: ringlog.Pipeline, name: str, draw: random.Random, told: Told) -> None:
+@dataclass(frozen=True)
+class Load:
+    """What one client submits: batches of up to ``rows_max`` records, pauses of up to ``pause_s`` between them."""
+
+    rows_max: int = 40
+    pause_s: float = 0.1
+    patience_s: float = WITHIN_S
+    """How long a submit may retry."""
+    padding: str = ""
+    """What every record carries besides."""
+
+
+def submit_until(
+    stop: threading.Event, pipeline: ringlog.Pipeline, name: str, draw: random.Random, told: Told, load: Load
+) -> None:
     """Submit batches under ``name``, one after the other, and note what is said of each."""
     number = 0
     while not stop.is_set():
-        bodies = [f"{name}/{number}/{row}" for row in range(draw.randint(1, 40))]
+        bodies = [f"{name}/{number}/{row}" for row in range(draw.randint(1, load.rows_max))]
         number += 1
-        records = [{"body": body, "service": f"{name}-{number % 3}"} for body in bodies]
+        records = [{"body": body, "service": f"{name}-{number % 3}", "padding": load.padding} for body in bodies]
         try:
-            ack = pipeline.submit_logs(records, timeout_s=WITHIN_S)
-        except (Unavailable, Overloaded):
+            ack = pipeline.submit_logs(records, timeout_s=load.patience_s)
+        except (Unavailable, Overloaded) as error:
             with told.lock:
-                told.refused += 1
+                told.refused[type(error)] += 1
         except OutcomeUnknown:
             with told.lock:
                 told.doubtful.update(bodies)
@@ -200,7 +223,31 @@ def submit_until(stop: threading.Event, pipeline: ringlog.Pipeline, name: str, d
             (part,) = ack.parts
             with told.lock:
                 told.acknowledged |= {(part.shard, part.start + at): body for at, body in enumerate(bodies)}
-        stop.wait(draw.uniform(0.0, 0.1))
+        stop.wait(draw.uniform(0.0, load.pause_s))
+
+
+@contextmanager
+def submitting(scene: Scene, draw: random.Random, told: Told, load: Load | None = None) -> Iterator[None]:
+    """Clients submit while the block runs; at its end all of them have got their last answer."""
+    stop = threading.Event()
+    with ringlog.Pipeline(scene) as pipeline:
+        clients = [
+            threading.Thread(
+                target=submit_until,
+                args=(stop, pipeline, f"p{number}", random.Random(draw.random()), told, load or Load()),
+            )
+            for number in range(PRODUCERS)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for client in clients:
+                while client.is_alive():
+                    lead_all(scene, draw)
+                    client.join(0.2)
 
 
 @dataclass(frozen=True)
@@ -229,7 +276,7 @@ def run(seed: int, server: Server, doors: Mapping[str, Door], folder: Path) -> R
         door.met.clear()
     root = server.root(f"{seed}-{draw.getrandbits(64):x}")
     told, happened = Told(), Counter[str]()
-    scene = Scene(server, root, folder, doors, flush_bytes=draw.choice([10_000, 100_000]), flush_age_s=0.4)
+    scene = Scene(server, root, folder, doors, flush_bytes=draw.choice([20_000, 200_000]), flush_age_s=0.8)
     try:
         _play(scene, draw, told, happened)
         assert scene.failures == []
@@ -250,46 +297,33 @@ def run(seed: int, server: Server, doors: Mapping[str, Door], folder: Path) -> R
 
 def _play(scene: Scene, draw: random.Random, told: Told, happened: Counter[str]) -> None:
     """Load and trouble, for a while."""
-    stop = threading.Event()
+    time_passes = threading.Event()
     lead_all(scene, draw)
-    with ringlog.Pipeline(scene) as pipeline:
-        producers = [
-            threading.Thread(
-                target=submit_until, args=(stop, pipeline, f"p{number}", random.Random(draw.random()), told)
-            )
-            for number in range(PRODUCERS)
-        ]
-        for producer in producers:
-            producer.start()
+    with submitting(scene, draw, told):
         ends = time.monotonic() + LOAD_S
         while time.monotonic() < ends:
-            stop.wait(draw.uniform(0.1, 1.0))
+            time_passes.wait(draw.uniform(0.1, 1.0))
             what = draw.choice(TROUBLE)
             happened[what] += 1
             if what == "kill":
                 actor = draw.choice(ACTORS)
                 scene.kill(actor)
-                stop.wait(draw.uniform(0.0, 0.3))
+                time_passes.wait(draw.uniform(0.0, 0.3))
                 scene.begin(actor)
             elif what == "move":
                 scene.lead(draw.choice(SHARDS), draw.choice(ACTORS))
             elif what == "away":
-                _away(scene, draw, stop)
+                _away(scene, draw, time_passes)
             lead_all(scene, draw)
-        stop.set()
-        for producer in producers:
-            while producer.is_alive():
-                lead_all(scene, draw)
-                producer.join(0.2)
 
 
-def _away(scene: Scene, draw: random.Random, stop: threading.Event) -> None:
+def _away(scene: Scene, draw: random.Random, time_passes: threading.Event) -> None:
     """Nobody reaches the store for a while."""
     kind = always(draw.choice(["503 before", "reset before", "silence before", "silence after"]))
     plans: dict[str, Plan | None] = {actor: door.plan for actor, door in scene.doors.items()}
     for door in scene.doors.values():
         door.plan = kind
-    stop.wait(draw.uniform(0.2, 1.0))
+    time_passes.wait(draw.uniform(0.2, 1.0))
     for actor, door in scene.doors.items():
         door.plan = plans[actor]
 

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from ringlog.errors import Overloaded, Unavailable
 from ringlog.storage import Flush, Snapshot, Table, write_segments
-from s3proxy import FAULTS, Door, Request, Script
-from storage.schedule import SERVERS, Server, run, stage
+from s3proxy import FAULTS, Door, Request, Script, always
+from storage.outage import outage
+from storage.schedule import SERVERS, Load, Scene, Server, run, stage
 from table_rows import rows
 
 pytestmark = pytest.mark.s3
 
 SEEDS = range(2)
-OUTAGE_S = 3.0
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -140,6 +141,33 @@ def _before(ready: threading.Event, done: threading.Event, door: Door) -> str | 
     return None
 
 
+@pytest.mark.parametrize("kind", ["reset after", "500 after", "asked twice"])
+def test_a_commit_whose_answer_was_lost_and_that_no_listing_shows_yet(archiving: Archiving, kind: str) -> None:
+    flush = archiving.flush("a", 10, 5)
+
+    def plan(request: Request) -> str | None:
+        if request.method == "PUT" and not archiving.door.met[kind]:
+            return kind
+        return "stale listing" if request.lists is not None else None
+
+    archiving.door.plan = plan
+    after = archiving.table.commit(archiving.before, [flush])
+    assert archiving.door.met["stale listing"] > 1
+    assert (after.version, offsets(after)) == (archiving.before.version + 1, list(range(15)))
+
+
+def test_stale_listings_show_no_earlier_table(archiving: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
+    archiving.door.plan = always("stale listing")
+    snapshot = archiving.before
+    for start in (10, 15, 20):
+        snapshot = archiving.table.commit(snapshot, [archiving.flush("a", start, 5)])
+        assert snapshot.stored("a") == start + 5
+    archiving.door.proxy.lag_s = 3600.0
+    monkeypatch.setattr("ringlog.storage.commit.LAG_S", 0.5)
+    with pytest.raises(Unavailable, match="behind"):
+        archiving.table.snapshot()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_schedule_of_faults_stores_each_record_once(
     server: Server, doors: dict[str, Door], tmp_path: Path, seed: int
@@ -147,3 +175,16 @@ def test_every_schedule_of_faults_stores_each_record_once(
     report = run(seed, server, doors, tmp_path)
     assert report.counts["acknowledged"] > 0
     assert sum(report.faults.values()) > 0
+
+
+def test_a_store_that_is_away_fills_the_journals_and_is_made_up_for_without_a_word(
+    server: Server, doors: dict[str, Door], tmp_path: Path
+) -> None:
+    root = server.root(str(uuid.uuid4()))
+    scene = Scene(server, root, tmp_path, doors, shard_buffer_bytes_max=400_000, flush_bytes=50_000, flush_age_s=0.4)
+    try:
+        seen = outage(server, root, scene, Load(patience_s=0.5), lambda told: told.refused[Overloaded] >= 5)
+    finally:
+        scene.close()
+    assert seen.meanwhile > 1000, "the journals took them"
+    assert seen.afterwards > 0, "and clients went on by themselves"
