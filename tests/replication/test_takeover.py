@@ -126,6 +126,11 @@ def test_the_highest_log_epoch_wins_not_the_longest_log() -> None:
     assert one.handle(Stored(SHARD, "mine", 10), 0.0).send == (Fetch(SHARD, "b", 5, 10),)
 
 
+def test_of_equal_logs_ones_own_is_taken_whoever_answers_first() -> None:
+    one = after_seals(sealed("b", 4, 20), sealed("c", 4, 20), sealed("a", 4, 20))
+    assert one.handle(Stored(SHARD, "mine", 10), 0.0).send == (Fetch(SHARD, "a", 5, 10),)
+
+
 def test_a_tail_that_was_trimmed_beyond_the_table_is_corruption() -> None:
     one = after_seals(sealed("a", 4, 90, trimmed=50), sealed("b", 4, 20), sealed("c", 4, 20))
     with pytest.raises(Violation, match="SL-6"):

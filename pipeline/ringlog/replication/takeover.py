@@ -348,7 +348,8 @@ class Takeover:
             # Nobody that answered knows the producers as of the table's end: none of them is recognised any more.
             self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
-        self._best = best(self._sealed.values()) if self._sealed else None
+        own_first = sorted(self._sealed.values(), key=lambda log: log.id != self.own)
+        self._best = best(own_first) if own_first else None  # of equals one's own, which travels nowhere
         if self._stored > (self._best.end if self._best else 0):
             # A later epoch has opened and archived, and this one is lost; or else what the members held is.
             self.phase = "verify"
