@@ -340,6 +340,27 @@ def test_checkpoints_and_log_cleanup_keep_what_is_stored(table: Table) -> None:
     assert positions(table.commit(read, [flush(table, "shard-0", 1, 1)]))["shard-0"] == [0, 1]
 
 
+def test_the_maintenance_of_delta_rs_keeps_what_is_stored(table: Table) -> None:
+    """Were a transaction forgotten by an optimize, a checkpoint or a cleanup, its shard would be stored again from 0."""
+    for start in range(0, 30, 10):
+        table.commit(table.snapshot(), [flush(table, shard, start, 10) for shard in "ab"])
+    table.fence("b", 4)
+    table.snapshot().delta.optimize.compact()
+    table.snapshot().delta.optimize.z_order(["service"])
+    table.snapshot().delta.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+    table.snapshot().delta.create_checkpoint()
+    log = Path(table.url) / "_delta_log"
+    for path in log.iterdir():
+        os.utime(path, (0, 0))
+    after = table.commit(table.snapshot(), [flush(table, "c", 0, 10)])
+    after.delta.create_checkpoint()
+    after.delta.cleanup_metadata()
+    assert len(list(log.glob("*.json"))) < after.version, "delta-rs did clean up"
+    read = Table(table.url, {}).open_or_create()
+    assert [(read.stored(shard), read.fence(shard)) for shard in "abc"] == [(30, 0), (30, 4), (10, 0)]
+    assert positions(table.commit(read, [flush(table, "a", 30, 1)]))["a"] == list(range(31))
+
+
 def test_a_commit_emptied_by_a_power_cut_is_done_again(table: Table) -> None:
     """delta-rs does not fsync; before `settle` a power cut may leave a commit's name without its bytes."""
     snapshot = table.commit(table.snapshot(), [flush(table, "a", 0, 10)])

@@ -161,19 +161,23 @@ class Table:
     def find(self) -> Snapshot | None:
         """The newest version, or None where there is no table.
 
-        delta-rs finds it by a listing, and one that lags behind would show an earlier state. So what comes next must
-        not be there, either.
+        delta-rs finds it by a listing, and one that lags behind would show an earlier state. So it is looked what comes
+        next, and the listing has to show that, too.
         """
+        snapshot = self._listed()
+        if self._local is not None:
+            return snapshot
+        newest = snapshot.version if snapshot else -1
+        while self.objects.exists(f"{LOG}/{newest + 1:020d}.json"):
+            newest += 1
         deadline = time.monotonic() + LAG_S
         pause = threading.Event()
-        while True:
-            snapshot = self._listed()
-            following = f"{LOG}/{snapshot.version + 1 if snapshot else 0:020d}.json"
-            if self._local is not None or not self.objects.exists(following):
-                return snapshot
+        while (snapshot.version if snapshot else -1) < newest:
             if time.monotonic() >= deadline:
-                raise Unavailable(f"listings of {self.url} have been behind {following} for {LAG_S:g} s: try again")
+                raise Unavailable(f"listings of {self.url} have not shown version {newest} for {LAG_S:g} s: try again")
             pause.wait(_RELIST_S)
+            snapshot = self._listed()
+        return snapshot
 
     def _listed(self) -> Snapshot | None:
         try:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from ringlog.errors import Conflict, CorruptionError
 from ringlog.settings import KIB, MIB
 from ringlog.storage.commit import Snapshot, Table
-from ringlog.storage.contents import StoredSegment, read_segment
+from ringlog.storage.contents import StoredSegment, paths_of, read_segment
 from ringlog.storage.segment import write_segments
 
 _logger = logging.getLogger(__name__)
@@ -105,63 +105,74 @@ def compact(
 ) -> Compacted:
     """Merge what `plan` says, each in a version of its own, until about ``bytes_max`` were read or nothing is left.
 
-    Takes about three times `MEMORY_BYTES`, whatever there is to do. Any number may run at once, anywhere: what another
-    has merged or removed meanwhile is left alone. Raises `Unavailable` or `OutcomeUnknown` when the store is away; what
-    was merged before that stays merged.
+    What archivers add meanwhile waits for the next time, so this comes to an end. It takes about three times
+    `MEMORY_BYTES`, whatever there is to do. Any number may run at once, anywhere: what another has merged or removed
+    meanwhile is left alone. Raises `Unavailable` or `OutcomeUnknown` when the store is away; what was merged before
+    that stays merged.
     """
     total = Compacted()
-    broken: dict[str, str] = {}
+    snapshot = table.snapshot()
+    run = _Run(table, paths_of(snapshot.delta))
     while True:
         before = total
-        snapshot = table.snapshot()
-        for merge in plan([one for one in snapshot.segments() if one.path not in broken], now_s):
+        for merge in plan([one for one in snapshot.segments() if one.path in run.candidates], now_s):
             if bytes_max is not None and total.read_bytes + merge.size_bytes > bytes_max:
-                return dataclasses.replace(total, broken=tuple(broken.values()))
-            done = _merge(table, snapshot, merge, broken)
+                return dataclasses.replace(total, broken=tuple(run.broken))
+            done = run.merge(snapshot, merge)
             total += done
             if on_merge is not None:
                 on_merge(done)
             snapshot = table.snapshot()
         if total == before:  # nothing is left, or others are at it
-            return dataclasses.replace(total, broken=tuple(broken.values()))
+            return dataclasses.replace(total, broken=tuple(run.broken))
 
 
-def _merge(table: Table, snapshot: Snapshot, merge: Merge, broken: dict[str, str]) -> Compacted:
-    done = Compacted()
-    for chosen, rows, full in _read(table, merge, broken):
-        added = write_segments(table.objects, _FULL if full else _MERGED, 0, rows.to_batches())
-        try:
-            snapshot = table.replace(snapshot, chosen, added)
-        except Conflict as error:
-            _logger.info("somebody else was faster; these segments are looked at anew: %s", error)
-            return done
-        done += Compacted(
-            merged=len(chosen),
-            written=len(added),
-            read_bytes=sum(segment.size_bytes for segment in chosen),
-            written_bytes=sum(segment.size_bytes for segment in added),
-        )
-    return done
+class _Run:
+    """One compaction: ``candidates`` are the paths that it may merge, ``broken`` says what did not read back."""
 
+    def __init__(self, table: Table, candidates: set[str]) -> None:
+        self.candidates = candidates
+        self.broken: list[str] = []
+        self._table = table
 
-def _read(table: Table, merge: Merge, broken: dict[str, str]) -> Iterator[tuple[list[StoredSegment], pa.Table, bool]]:
-    """The records of ``merge``, of as many segments at a time as fit in memory, and whether one more did not fit."""
-    chosen: list[StoredSegment] = []
-    parts: list[pa.Table] = []
-    for segment in merge.segments:
-        try:
-            part = read_segment(table.objects, segment)
-        except CorruptionError as error:
-            _logger.error("a segment does not read back and is left as it is: %s", error)
-            broken[segment.path] = str(error)
-            continue
-        if len(chosen) > 1 and sum(one.nbytes for one in parts) + part.nbytes > MEMORY_BYTES:
-            yield chosen, _together(parts), True
-            chosen, parts = [], []
-        chosen.append(segment)
-        parts.append(part)
-    if len(chosen) > 1:
-        yield chosen, _together(parts), False
+    def merge(self, snapshot: Snapshot, merge: Merge) -> Compacted:
+        """Do it, in as many pieces as memory asks for."""
+        done = Compacted()
+        for chosen, rows, full in self._read(merge):
+            added = write_segments(self._table.objects, _FULL if full else _MERGED, 0, rows.to_batches())
+            try:
+                snapshot = self._table.replace(snapshot, chosen, added)
+            except Conflict as error:
+                _logger.info("somebody else was faster; these segments are looked at anew: %s", error)
+                return done
+            self.candidates.update(segment.path for segment in added)
+            done += Compacted(
+                merged=len(chosen),
+                written=len(added),
+                read_bytes=sum(segment.size_bytes for segment in chosen),
+                written_bytes=sum(segment.size_bytes for segment in added),
+            )
+        return done
+
+    def _read(self, merge: Merge) -> Iterator[tuple[list[StoredSegment], pa.Table, bool]]:
+        """The records of as many segments at a time as fit in memory, and whether one more did not fit."""
+        chosen: list[StoredSegment] = []
+        parts: list[pa.Table] = []
+        for segment in merge.segments:
+            try:
+                part = read_segment(self._table.objects, segment)
+            except CorruptionError as error:
+                _logger.error("a segment does not read back and is left as it is: %s", error)
+                self.broken.append(str(error))
+                self.candidates.discard(segment.path)
+                continue
+            if len(chosen) > 1 and sum(one.nbytes for one in parts) + part.nbytes > MEMORY_BYTES:
+                yield chosen, _together(parts), True
+                chosen, parts = [], []
+            chosen.append(segment)
+            parts.append(part)
+        if len(chosen) > 1:
+            yield chosen, _together(parts), False
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table:
