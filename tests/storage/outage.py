@@ -88,9 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="An outage of the object store, under load.")
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--server", choices=list(SERVERS), action="append", help="default: every one that is installed")
-    parser.add_argument("--buffer-mib", type=int, default=64, help="what a shard may hold that is not archived")
+    parser.add_argument("--buffer-mib", type=int, default=256, help="what a shard may hold that is not archived")
     chosen = parser.parse_args()
-    load = Load(rows_max=400, patience_s=2.0, padding="x" * 200)
+    load = Load(rows_max=200, patience_s=2.0, padding="x" * 600)
     for name in chosen.server or list(SERVERS):
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
