@@ -122,7 +122,7 @@ def test_an_ack_means_that_a_majority_has_it_on_disk(trio: Trio) -> None:
     assert trio.open() == 1
     client = Client(trio.hosts["shard-0"])
     for sequence in range(5):
-        assert client.submit(sequence) == Acknowledged(SHARD, 0, sequence, 1, 10 * sequence, 10 * sequence + 10)
+        assert client.submit(sequence) == Acknowledged(SHARD, "p", 0, sequence, 1, 10 * sequence, 10 * sequence + 10)
         holders = [actor for actor in trio.hosts if 10 * sequence in trio.journal(actor)]
         assert len(holders) >= 2
     assert bodies(trio.hosts["shard-0"]) == [f"{sequence}/{row}" for sequence in range(5) for row in range(10)]
@@ -174,13 +174,13 @@ def test_archiving_moves_records_once_and_trims_every_journal(trio: Trio) -> Non
     assert sorted(table["record_offset"].to_pylist()) == list(range(50))
     statuses = [host.status for host in trio.hosts.values()]
     eventually(lambda: all(status()["keeping"][SHARD]["trimmed"] == 50 for status in statuses))
-    assert client.submit(4) == Acknowledged(SHARD, 0, 4, 1, 40, 50), "a retry is recognised after the trim too"
+    assert client.submit(4) == Acknowledged(SHARD, "p", 0, 4, 1, 40, 50), "a retry is recognised after the trim too"
 
 
 def test_stored_answers_once_the_table_has_it(trio: Trio) -> None:
     trio.open()
     answer = Client(trio.hosts["shard-0"]).submit(0, acks="stored")
-    assert answer == Acknowledged(SHARD, 0, 0, 1, 0, 10)
+    assert answer == Acknowledged(SHARD, "p", 0, 0, 1, 0, 10)
     assert DeltaTable(trio.settings.table_url).transaction_version(SHARD) == 10
 
 
@@ -237,8 +237,8 @@ def test_another_actor_takes_over_with_everything_acknowledged(trio: Trio) -> No
     assert trio.open("shard-1") == 2
     assert client.submit(3).reason == "fenced", "the old leader heard of it from its own replica"
     after = Client(trio.hosts["shard-1"], epoch=2)
-    assert after.submit(2) == Acknowledged(SHARD, 0, 2, 2, 20, 30)
-    assert after.submit(3) == Acknowledged(SHARD, 0, 3, 2, 30, 40)
+    assert after.submit(2) == Acknowledged(SHARD, "p", 0, 2, 2, 20, 30)
+    assert after.submit(3) == Acknowledged(SHARD, "p", 0, 3, 2, 30, 40)
     assert bodies(trio.hosts["shard-1"]) == [f"{sequence}/{row}" for sequence in range(4) for row in range(10)]
 
 
@@ -280,7 +280,7 @@ def test_everything_survives_the_end_of_every_process(tmp_path: Path) -> None:
     second = Trio(tmp_path)
     assert second.open("shard-2") == 2
     assert [int(body.split("/")[0]) for body in bodies(second.hosts["shard-2"])][::10] == [4, 5, 6, 7]
-    assert Client(second.hosts["shard-2"], epoch=2).submit(7) == Acknowledged(SHARD, 0, 7, 2, 70, 80)
+    assert Client(second.hosts["shard-2"], epoch=2).submit(7) == Acknowledged(SHARD, "p", 0, 7, 2, 70, 80)
     second.close()
 
 

@@ -27,11 +27,11 @@ def connected(*callers: str, deadline: float = 30.0) -> Producer:
 
 
 def acknowledged(sequence: int, epoch: int = 0) -> Acknowledged:
-    return Acknowledged(SHARD, epoch, sequence, 1, sequence, sequence + 1)
+    return Acknowledged(SHARD, "p", epoch, sequence, 1, sequence, sequence + 1)
 
 
 def declined(sequence: int, reason: Any, expected: int = -1, epoch: int = 0) -> Declined:
-    return Declined(SHARD, epoch, sequence, reason, "why", 2, expected)
+    return Declined(SHARD, "p", epoch, sequence, reason, "why", 2, expected)
 
 
 def sent(step: Step) -> list[tuple[int, bytes]]:
@@ -141,7 +141,7 @@ class Shard:
         self.stored: list[bytes] = []
 
     def answer(self, submit: Submit) -> Acknowledged | Declined | None:
-        head = (submit.shard, submit.producer_epoch, submit.sequence)
+        head = (submit.shard, submit.producer, submit.producer_epoch, submit.sequence)
         verdict = self.table.check(submit.producer, submit.producer_epoch, submit.sequence, submit.since)
         if isinstance(verdict, Known):
             return Acknowledged(*head, 1, verdict.start, verdict.end)

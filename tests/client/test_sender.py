@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 import ringlog
+from ringlog.client.producer import WINDOW
 from ringlog.client.transport import Connection, MemoryTransport, OnFrame
 from ringlog.routing import Leading, Routes
+from ringlog.wire import decode
 
 
 class Silent:
@@ -96,3 +98,44 @@ def test_a_lingering_batch_keeps_the_time_that_was_given_for_it() -> None:
         future = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=0.2)
         with pytest.raises(ringlog.OutcomeUnknown):
             future.result(pipeline._settings.submit_timeout_s / 2)
+
+
+class TableAway(MemoryTransport):
+    """The journals take everything; who waits for the table gets no answer until it is back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Callable[[], None]] = []
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        connection = super().connect(leading, on_frame, on_closed)
+
+        class Holding:
+            def send(_, frame: bytes) -> None:
+                submit = decode(frame)
+                if submit.acks == "stored":
+                    self.held.append(lambda: connection.send(frame))
+                else:
+                    connection.send(frame)
+
+            def close(_) -> None:
+                connection.close()
+
+            def join(_) -> None:
+                connection.join()
+
+        return Holding()
+
+
+def test_who_waits_for_the_table_holds_up_nobody_who_does_not() -> None:
+    transport = TableAway()
+    with ringlog.Pipeline(transport) as pipeline:
+        stored = pipeline.submit_logs({"body": "stored"}, wait=False, acks="stored")
+        for number in range(2 * WINDOW):
+            assert pipeline.submit_logs({"body": str(number)}, timeout_s=10).records == 1
+        assert not stored.done()
+        for release in transport.held:
+            release()
+        assert stored.result(10).records == 1
+        bodies = pipeline.sql("SELECT body FROM logs").fetchall()
+    assert sorted(body for (body,) in bodies) == sorted(["stored", *map(str, range(2 * WINDOW))])

@@ -21,8 +21,8 @@ MESSAGES = [
     Sealed("shard-0", "id", 4, 3, ((3, 0),), 0, 20),
     Fenced("shard-0", "id", 3, 4),
     Submit("shard-0", 3, "p", 0, 1, 0, 10, "quorum", b"payload"),
-    Acknowledged("shard-0", 0, 1, 3, 10, 20),
-    Declined("shard-0", 0, 1, "overloaded", "full"),
+    Acknowledged("shard-0", "p", 0, 1, 3, 10, 20),
+    Declined("shard-0", "p", 0, 1, "overloaded", "full"),
 ]
 
 

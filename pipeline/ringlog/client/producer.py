@@ -80,6 +80,7 @@ class Producer:
         self._lost()
         self._committed = committed
         self.leader_epoch = leader_epoch
+        self._reason = Unavailable(f"{self.shard} has not answered {WINDOW} batches that were sent before these")
         self._paused_until = None
         return Step(send=list(self._sendable(now)))
 

@@ -87,7 +87,8 @@ class Sender:
         self._refreshed = time.monotonic()
         self._refreshing = False
         self._awaiting: list[Callable[[], None]] = []  # what is tried again with the next routes
-        self._producers: dict[str, Producer] = {}
+        # By shard, and whether they wait for the table: it may be away while acknowledgements from journals go on.
+        self._producers: dict[tuple[str, bool], Producer] = {}
         self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
         self._connections: dict[str, Connection] = {}
         self._owing_since: dict[str, float] = {}
@@ -173,7 +174,7 @@ class Sender:
 
     def _tick(self, now: float) -> None:
         self._pack(self._batcher.take(now))
-        for shard, producer in self._producers.items():
+        for (shard, _), producer in self._producers.items():
             self._do(shard, producer.tick(now))
         suspects_at = self._suspects_at()
         if suspects_at is not None and suspects_at <= now:
@@ -230,14 +231,22 @@ class Sender:
             callers = [caller for _, caller in group.pieces]
             deadline = min(caller.submission.deadline for caller in callers)
             batch = Batch(pack(group.batch()), group.rows, acks, deadline, callers)
-            producer = self._producer(shard)
+            producer = self._producer(shard, acks == "stored")
             self._do(shard, producer.submit(batch, now))
 
-    def _producer(self, shard: str) -> Producer:
-        if shard not in self._producers:
-            self._producers[shard] = Producer(shard, self._name)
-            self._connect(shard)
-        return self._producers[shard]
+    def _producer(self, shard: str, stored: bool) -> Producer:
+        key = shard, stored
+        if key not in self._producers:
+            self._producers[key] = Producer(shard, f"{self._name}-stored" if stored else self._name)
+            dial = self._dials.get(shard)
+            if shard in self._connections and dial is not None:
+                self._begin(shard, dial.leading, self._producers[key])
+            else:
+                self._connect(shard)
+        return self._producers[key]
+
+    def _of(self, shard: str) -> list[Producer]:
+        return [producer for (one, _), producer in self._producers.items() if one == shard]
 
     def _connect(self, shard: str) -> None:
         leading = self._routes.leaders.get(shard)
@@ -272,14 +281,19 @@ class Sender:
             self._refresh(NEWER_S)
         else:
             self._connections[shard] = connection
-            committed = self._routes.committed.get(shard, 0)
-            step = self._producers[shard].connected(dial.leading.epoch, committed, time.monotonic())
-            self._do(shard, step)
+            for producer in self._of(shard):
+                self._begin(shard, dial.leading, producer)
+
+    def _begin(self, shard: str, leading: Leading, producer: Producer) -> None:
+        """The stream to the leader is open."""
+        committed = self._routes.committed.get(shard, 0)
+        self._do(shard, producer.connected(leading.epoch, committed, time.monotonic()))
 
     def _closed(self, shard: str, dial: _Dial) -> None:
         if self._dials.get(shard) is dial:
             self._hang_up(shard)
-            self._do(shard, self._producers[shard].disconnected())
+            for producer in self._of(shard):
+                self._do(shard, producer.disconnected())
 
     def _hang_up(self, shard: str) -> None:
         self._dials.pop(shard, None)
@@ -293,7 +307,7 @@ class Sender:
         self._inbox.put(lambda: self._answered(message))
 
     def _answered(self, message: Any) -> None:
-        producer = self._producers.get(message.shard)
+        producer = next((one for one in self._of(message.shard) if one.name == message.producer), None)
         if producer is None:
             return
         self._owing_since.pop(message.shard, None)
@@ -305,7 +319,7 @@ class Sender:
         if connection is not None:
             for submit in step.send:
                 connection.send(encode(submit))
-            if len(self._producers[shard]):
+            if any(map(len, self._of(shard))):
                 self._owing_since.setdefault(shard, time.monotonic())
         for pieces, result in step.results:
             start = result.start if isinstance(result, Acknowledged) else 0
@@ -360,7 +374,7 @@ class Sender:
         self._refreshed = time.monotonic()
         if routes is not None:
             self._take_routes(routes)
-        for shard, producer in self._producers.items():
+        for (shard, _), producer in self._producers.items():
             if producer.leader_epoch is None and len(producer):
                 self._connect(shard)
         awaiting, self._awaiting = self._awaiting, []
@@ -370,7 +384,7 @@ class Sender:
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:
             self._routes = routes
-        for shard, producer in self._producers.items():
+        for (shard, _), producer in self._producers.items():
             leading = self._routes.leaders.get(shard)
             if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing

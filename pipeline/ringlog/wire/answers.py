@@ -8,14 +8,22 @@ from ringlog.wire.frames import Acknowledged, Declined, Reason
 
 def declined(submit: Submit, reason: Reason, message: str, epoch: int = 0, expected: int = -1) -> Declined:
     """The answer that ``submit`` was not taken."""
-    return Declined(submit.shard, submit.producer_epoch, submit.sequence, reason, message, epoch, expected)
+    return Declined(
+        submit.shard, submit.producer, submit.producer_epoch, submit.sequence, reason, message, epoch, expected
+    )
 
 
 def answer_to(submit: Submit, answer: Answer) -> Acknowledged | Declined:
     """What ``answer`` of a `Participant` is to the producer of ``submit``."""
     if isinstance(answer, Accepted):
         return Acknowledged(
-            submit.shard, submit.producer_epoch, submit.sequence, answer.epoch, answer.start, answer.end
+            submit.shard,
+            submit.producer,
+            submit.producer_epoch,
+            submit.sequence,
+            answer.epoch,
+            answer.start,
+            answer.end,
         )
     if isinstance(answer, NotLeading):
         return declined(submit, "fenced", "it leads another epoch, or none", epoch=answer.epoch)

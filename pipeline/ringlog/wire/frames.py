@@ -43,6 +43,7 @@ class Acknowledged:
     """To a producer: the batch has offsets ``[start, end)``, at the level that was asked for."""
 
     shard: str
+    producer: str
     producer_epoch: int
     sequence: int
     epoch: int
@@ -62,6 +63,7 @@ class Declined:
     """
 
     shard: str
+    producer: str
     producer_epoch: int
     sequence: int
     reason: Reason
