@@ -108,6 +108,13 @@ class Settings(BaseSettings):
     journal_file_bytes_max: Positive = 32 * MIB
     rebalance_interval_s: PositiveFloat = 5.0
 
+    retention_days: PositiveFloat | None = None
+    """Records of days that ended longer ago leave the table; without it, none does by age."""
+    retention_bytes: Positive | None = None
+    """The oldest records leave the table once its segments have more bytes than this."""
+    history_hours: Positive = 24
+    """How long earlier versions of the table stay readable, and so how long a query may run. Then files are removed."""
+
     s3_endpoint_url: str | None = None
     """For S3-compatible stores; AWS itself needs none. ``AWS_ENDPOINT_URL`` is read where this is unset."""
     s3_region: str | None = None
