@@ -31,8 +31,9 @@ _CODES = {409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDow
 class Fault:
     """What happens to one request."""
 
-    reaches: Literal["nothing", "half", "once", "twice", "slowly"] = "once"
-    """What the server gets; ``twice``: the answer is that to the second, as when a load balancer asked again."""
+    reaches: Literal["nothing", "half", "once", "twice", "slowly", "late"] = "once"
+    """What the server gets; ``twice``: the answer is that to the second, as when a load balancer asked again; ``late``: it
+    gets it when the client has had its answer for a while, whatever becomes of the client."""
     answer: Literal["its", "reset", "none", "half", "slowly", "stale"] | int = "its"
     """What the client gets: the server's answer, an error of this status, or worse. ``stale``: new objects are not listed."""
 
@@ -52,6 +53,7 @@ FAULTS = {
     "truncated write": Fault("half", "reset"),
     "truncated read": Fault("once", "half"),
     "asked twice": Fault("twice", "its"),
+    "late": Fault("late", "reset"),
     "stale listing": Fault("once", "stale"),
 }
 """The kinds by name. ``asked twice`` is a 412 for one's own write, as is every fault after the server wrote that is retried."""
@@ -139,6 +141,10 @@ class S3Proxy:
         """How long a slow request takes on top."""
         self.lag_s = 0.5
         """How old an object must be to stand in a stale listing."""
+        self.late_s = 0.5
+        """When a late request gets to the server."""
+        self.underway: set[asyncio.Task[None]] = set()
+        """The late requests that are still to get there."""
 
     def __enter__(self) -> S3Proxy:
         self._thread.start()
@@ -147,6 +153,7 @@ class S3Proxy:
     def __exit__(self, *_: object) -> None:
         for door in self._doors:
             self.run(door.close())
+        self.run(end(self.underway))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -163,6 +170,23 @@ class S3Proxy:
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Have the proxy's thread do it, and wait."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def send_late(self, request: Request) -> None:
+        """Let the server have ``request`` some time from now."""
+
+        async def send() -> None:
+            await asyncio.sleep(self.late_s)
+            await self.ask(request)
+
+        task = asyncio.ensure_future(send())
+        self.underway.add(task)
+        task.add_done_callback(self.ended)
+        task.add_done_callback(self.underway.discard)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Note what a task of the proxy failed with."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures.append(error)
 
     async def ask(self, request: Request, *, half: bool = False, slowly: bool = False) -> tuple[bytes, bytes]:
         """Head and body of the server's answer; both empty to a request of which it got only ``half``."""
@@ -221,28 +245,19 @@ class Door:
 
     def cut(self) -> None:
         """Whoever is connected is cut off, whatever it was about to do."""
-        self.proxy.run(self._cut())
+        self.proxy.run(end(self._serving))
 
     async def close(self) -> None:
         """Listen no more."""
         if self._server is not None:
             self._server.close()
-        await self._cut()
-
-    async def _cut(self) -> None:
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await end(self._serving)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._serving.add(task)
-        task.add_done_callback(self._served)
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._serving.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.proxy.failures.append(error)
+        task.add_done_callback(self.proxy.ended)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -267,7 +282,9 @@ class Door:
         answer = (b"", b"")
         if fault.reaches == "twice":
             await self.proxy.ask(request)
-        if fault.reaches != "nothing":
+        if fault.reaches == "late":
+            self.proxy.send_late(request)
+        elif fault.reaches != "nothing":
             answer = await self.proxy.ask(request, half=fault.reaches == "half", slowly=fault.reaches == "slowly")
         return await self._answer(reader, writer, request, fault.answer, answer)
 
@@ -299,6 +316,14 @@ class Door:
         await _send(writer, body, self.proxy.slow_s if how == "slowly" else 0.0)
         ended = b"close" in _header(head, b"connection").lower() + _header(request.head, b"connection").lower()
         return not ended
+
+
+async def end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel ``tasks`` and wait for their ends."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

@@ -102,6 +102,21 @@ def test_a_write_that_is_never_answered_stands_or_is_unknown_until_it_is_read(
 
 
 @pytest.mark.s3
+def test_a_write_that_arrives_after_it_was_looked_for_is_unknown_and_then_stands(
+    behind: Behind, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "DEADLINE_S", 3.0)
+    store = behind()
+    door.plan, door.proxy.late_s = writes("late"), 10.0
+    with pytest.raises(OutcomeUnknown):
+        store.compare_and_set("a", b"mine", 0)
+    assert store.get("a") is None
+    assert store.watch("a", 0, 20.0) == Versioned(b"mine", 1)
+    with pytest.raises(Conflict):
+        store.compare_and_set("a", b"again", 0)
+
+
+@pytest.mark.s3
 def test_a_store_that_goes_away_after_it_was_asked_to_write_leaves_it_unknown(
     behind: Behind, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,7 +268,7 @@ def run(seed: int, server: Server, doors: Mapping[str, Door], folder: Path) -> R
     draw = random.Random(seed)
     began = time.monotonic()
     proxy = next(iter(doors.values())).proxy
-    proxy.slow_s, proxy.lag_s = draw.uniform(0.0, 1.5), draw.uniform(0.0, 1.0)
+    proxy.slow_s, proxy.lag_s, proxy.late_s = draw.uniform(0.0, 1.5), draw.uniform(0.0, 1.0), draw.uniform(0.0, 4.0)
     kinds = tuple(draw.sample(sorted(FAULTS), draw.randint(1, len(FAULTS))))
     rate = draw.uniform(0.02, 0.25)
     for number, door in enumerate(doors.values()):
@@ -284,6 +284,7 @@ def run(seed: int, server: Server, doors: Mapping[str, Door], folder: Path) -> R
     finally:
         scene.close()
     assert scene.failures == []
+    _until_arrived(proxy)
     options = server.storage_options
     counts = {
         "acknowledged": len(told.acknowledged),
@@ -337,6 +338,13 @@ def lead_all(scene: Scene, draw: random.Random) -> None:
         assert time.monotonic() < deadline, f"{scene.missing} have no leader"
         for shard in scene.missing:
             scene.lead(shard, draw.choice(sorted(scene.hosts)))
+
+
+def _until_arrived(proxy: S3Proxy) -> None:
+    """Until every late request has reached the server."""
+    time_passes = threading.Event()
+    while proxy.underway:
+        assert not time_passes.wait(0.05)
 
 
 def _archive(scene: Scene) -> None:

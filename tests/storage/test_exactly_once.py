@@ -156,6 +156,17 @@ def test_a_commit_whose_answer_was_lost_and_that_no_listing_shows_yet(archiving:
     assert (after.version, offsets(after)) == (archiving.before.version + 1, list(range(15)))
 
 
+def test_a_commit_that_arrives_after_it_was_tried_again_is_refused(archiving: Archiving) -> None:
+    flush = archiving.flush("a", 10, 5)
+    archiving.door.plan, archiving.door.proxy.late_s = Script(("late", "PUT")), 1.0
+    after = archiving.table.commit(archiving.before, [flush])
+    time_passes = threading.Event()
+    while archiving.door.proxy.underway:
+        assert not time_passes.wait(0.05)
+    assert archiving.table.snapshot().version == after.version == archiving.before.version + 1
+    assert offsets(after) == list(range(15))
+
+
 def test_stale_listings_show_no_earlier_table(archiving: Archiving, monkeypatch: pytest.MonkeyPatch) -> None:
     archiving.door.plan = always("stale listing")
     snapshot = archiving.before
