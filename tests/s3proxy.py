@@ -83,6 +83,11 @@ class Request:
         return query.get("prefix", [""])[0] if self.method == "GET" and query.keys() & {"list-type", "prefix"} else None
 
     @property
+    def decides(self) -> bool:
+        """Whether it is a conditional write: a commit, or a compare-and-set."""
+        return self.method == "PUT" and bool(_header(self.head, b"if-none-match"))
+
+    @property
     def _target(self) -> str:
         return self.head.split(b" ", 2)[1].decode()
 
@@ -112,16 +117,16 @@ class Script:
 
 
 class Chance:
-    """A share of the requests, ``rate``, and three times as many writes, meet any of ``kinds``, as ``seed`` has it."""
+    """``rate`` of the requests, and ``decisions`` of those that decide something, meet any of ``kinds``, as ``seed`` has it."""
 
-    def __init__(self, seed: int, rate: float, kinds: tuple[str, ...] = tuple(FAULTS)) -> None:
+    def __init__(self, seed: int, rate: float, decisions: float, kinds: tuple[str, ...] = tuple(FAULTS)) -> None:
         self._draw = random.Random(seed)
-        self._rate = rate
+        self._rate, self._decisions = rate, decisions
         self._kinds = kinds
 
     def __call__(self, request: Request) -> str | None:
         fit = [kind for kind in self._kinds if FAULTS[kind].answer != "stale" or request.lists is not None]
-        rate = 3 * self._rate if request.method == "PUT" else self._rate
+        rate = self._decisions if request.decides else self._rate
         return self._draw.choice(fit) if fit and self._draw.random() < rate else None
 
 

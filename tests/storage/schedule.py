@@ -269,14 +269,14 @@ def run(seed: int, server: Server, doors: Mapping[str, Door], folder: Path) -> R
     began = time.monotonic()
     proxy = next(iter(doors.values())).proxy
     proxy.slow_s, proxy.lag_s, proxy.late_s = draw.uniform(0.0, 1.5), draw.uniform(0.0, 1.0), draw.uniform(0.0, 4.0)
-    kinds = tuple(draw.sample(sorted(FAULTS), draw.randint(1, len(FAULTS))))
-    rate = draw.uniform(0.02, 0.25)
+    kinds = tuple(draw.sample(sorted(FAULTS), draw.randint(3, len(FAULTS))))
+    rate, decisions = draw.uniform(0.0, 0.12), draw.uniform(0.2, 0.7)
     for number, door in enumerate(doors.values()):
-        door.plan, door.requests = Chance(len(doors) * seed + number, rate, kinds), 0
+        door.plan, door.requests = Chance(len(doors) * seed + number, rate, decisions, kinds), 0
         door.met.clear()
     root = server.root(f"{seed}-{draw.getrandbits(64):x}")
     told, happened = Told(), Counter[str]()
-    scene = Scene(server, root, folder, doors, flush_bytes=draw.choice([100_000, 1_000_000]), flush_age_s=0.8)
+    scene = Scene(server, root, folder, doors, flush_bytes=draw.choice([50_000, 500_000]), flush_age_s=0.4)
     try:
         _play(scene, draw, told, happened)
         assert scene.failures == []
