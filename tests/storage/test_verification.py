@@ -12,13 +12,13 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 
 from ringlog.replication import Discard, Replace, Write
-from ringlog.storage import Flush, Snapshot, Table, write_segments
+from ringlog.storage import Flush, Snapshot, Table, find_journals, write_segments
 from ringlog.storage.commit import _added, _removed
 from ringlog.storage.compaction import compact
 from ringlog.storage.contents import StoredSegment
 from ringlog.storage.examination import Problem
 from ringlog.storage.retention import Expiry, expire
-from ringlog.storage.verification import verify_journals, verify_table
+from ringlog.storage.verification import JournalsReport, verify_journals, verify_table
 from storage.conftest import Place
 from storage.test_commit import flush
 from storage.test_journal import SHARD, entry, entry_files, killed, opened, written
@@ -261,12 +261,17 @@ def test_a_checkpoint_that_lost_a_transaction(table: Table, held: Snapshot) -> N
     assert found.what == "there are records up to 30, and the transaction of b says 0"
 
 
-def test_journals_that_are_well(tmp_path: Path) -> None:
+def journals(folder: Path, table: Table | None = None) -> JournalsReport:
+    return verify_journals(find_journals(folder), table)
+
+
+def test_journals_that_are_well(tmp_path: Path, table: Table) -> None:
     written(tmp_path / "pipeline" / "actor" / SHARD, 5, file_bytes_max=2000)
-    report = verify_journals(tmp_path)
+    report = journals(tmp_path)
     assert ([one.end for one in report.journals], report.problems) == ([50], ())
-    assert verify_journals(tmp_path, lambda: {SHARD: 0}).problems == ()
-    assert verify_journals(tmp_path / "nowhere").journals == ()
+    assert journals(tmp_path, table).problems == ()
+    assert journals(tmp_path, Table(str(tmp_path / "no table"), {})).problems == ()
+    assert journals(tmp_path / "nowhere").journals == ()
 
 
 def test_a_journal_that_is_torn_in_the_middle(tmp_path: Path) -> None:
@@ -275,10 +280,10 @@ def test_a_journal_that_is_torn_in_the_middle(tmp_path: Path) -> None:
     written(tmp_path / "pipeline" / "other" / SHARD, 3)
     (file,) = entry_files(folder)
     flip(file, file.stat().st_size // 2)
-    (found,) = verify_journals(tmp_path).problems
+    (found,) = journals(tmp_path).problems
     assert (found.file, found.shard) == (str(folder), SHARD)
     assert f"{file}: byte " in found.what
-    assert len(verify_journals(tmp_path).journals) == 1, "the others are read"
+    assert len(journals(tmp_path).journals) == 1, "the others are read"
 
 
 def test_what_a_crash_tore_off_a_journal_is_no_damage(tmp_path: Path) -> None:
@@ -286,18 +291,20 @@ def test_what_a_crash_tore_off_a_journal_is_no_damage(tmp_path: Path) -> None:
     written(folder, 3)
     (file,) = entry_files(folder)
     file.write_bytes(file.read_bytes()[:-100])
-    report = verify_journals(tmp_path)
+    report = journals(tmp_path)
     assert ([one.end for one in report.journals], report.problems) == ([20], ())
 
 
-def test_a_journal_that_was_trimmed_beyond_the_table(tmp_path: Path) -> None:
+def test_a_journal_that_was_trimmed_beyond_the_table(tmp_path: Path, table: Table) -> None:
     folder = tmp_path / "pipeline" / "actor" / SHARD
     journal = opened(folder)
     journal.apply([Replace(1, 1, 0, ((1, 0),), {}, ()), Write((entry(0), entry(1)))])
     journal.apply([Discard(20, ((1, 0),), {})])
     killed(journal)
-    assert verify_journals(tmp_path).problems == (), "whose table it is, is not known"
-    assert verify_journals(tmp_path, lambda: {SHARD: 20}).problems == ()
-    (found,) = verify_journals(tmp_path, lambda: {SHARD: 15}).problems
+    assert journals(tmp_path).problems == (), "whose table it is, is not known"
+    table.commit(table.snapshot(), [flush(table, SHARD, 0, 15)])
+    (found,) = journals(tmp_path, table).problems
     assert found.what == "the journal begins at 20, and the table ends at 15: what is between is gone"
     assert (found.file, found.shard, found.start, found.end) == (str(folder), SHARD, 15, 20)
+    table.commit(table.snapshot(), [flush(table, SHARD, 15, 5)])
+    assert journals(tmp_path, table).problems == ()

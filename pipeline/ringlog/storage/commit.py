@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -322,6 +322,13 @@ class Table:
             return found
         return self._configure(_history(hours), lambda found: found.history_hours == hours)
 
+    def clean_log(self) -> None:
+        """Remove what of the log no version of the history needs. Raises `Unavailable`."""
+        try:
+            self.snapshot().delta.cleanup_metadata()
+        except (DeltaError, OSError) as error:
+            raise Unavailable(f"cannot clean the log of {self.url} now: {_reason(error)}. Try again") from error
+
     def _configure(self, properties: Mapping[str, str], done: Callable[[Snapshot], bool]) -> Snapshot:
         refusal: Exception | None = None
         for _ in range(ATTEMPTS):
@@ -354,6 +361,8 @@ class Table:
                 schema=snapshot.delta.schema(),
                 partition_by=["date"],
                 commit_properties=properties,
+                # It would list the whole log after each commit, to see what of it is old: see `clean_log`.
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )
         except Exception as error:  # noqa: BLE001  (whatever it was, the table is read back)
             return error
@@ -375,15 +384,21 @@ class Table:
 
     def _unsettled(self, version: int) -> list[str]:
         """The log's files that make up ``version`` and were not synced by this table before."""
+        new = range(self._settled + 1, version + 1)
+        commits = [f"{LOG}/{number:020d}.json" for number in new]
+        if self._settled >= 0 and all(self.objects.exists(path) for path in commits):  # a log is long: not to be listed
+            made = [f"{LOG}/{number:020d}.checkpoint.parquet" for number in new]
+            checkpoints = [path for path in made if self.objects.exists(path)]
+            return [*commits, *checkpoints, *([f"{LOG}/_last_checkpoint"] if checkpoints else [])]
         numbered = {
             path: int(number[0])
             for path in self.objects.list(LOG)
             if (number := re.findall(rf"^{LOG}/(\d{{20}})\.", path))
         }
-        checkpoints = [at for path, at in numbered.items() if ".checkpoint" in path and at <= version]
-        first = max([self._settled + 1, *checkpoints])
+        known = [at for path, at in numbered.items() if ".checkpoint" in path and at <= version]
+        first = max([self._settled + 1, *known])
         paths = [path for path, at in numbered.items() if first <= at <= version]
-        return [*paths, f"{LOG}/_last_checkpoint"] if checkpoints else paths
+        return [*paths, f"{LOG}/_last_checkpoint"] if known else paths
 
     def _require_columns(self, snapshot: Snapshot) -> None:
         found = {field.name: field.type for field in pa.schema(snapshot.delta.schema())}

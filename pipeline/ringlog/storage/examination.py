@@ -81,7 +81,9 @@ def examine(objects: Objects, segment: StoredSegment) -> Examined:
         return seen
     _read(seen, file)
     if not seen.problems and not as_written:
-        seen.found("the digest in its name is not that of the file, though every page matches its own: see the footer")
+        seen.found(
+            "the digest in its name is not that of the file, though all its pages are: its footer or index changed"
+        )
     if not seen.problems:
         seen.whole = True
     return seen

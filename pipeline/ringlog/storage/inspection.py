@@ -29,9 +29,9 @@ class JournalReport:
     set_aside: tuple[Path, ...]
 
 
-def find_journals(journal_dir: Path) -> Iterator[Path]:
-    """The folders of all journals of this machine: ``<journal_dir>/<pipeline>/<actor>/<shard>``."""
-    for folder in sorted(journal_dir.glob("*/*/*")):
+def find_journals(journal_dir: Path, pipeline: str = "*") -> Iterator[Path]:
+    """The folders of this machine's journals, of all pipelines or one: ``<journal_dir>/<pipeline>/<actor>/<shard>``."""
+    for folder in sorted(journal_dir.glob(f"{pipeline}/*/*")):
         if folder.is_dir():
             yield folder
 

@@ -140,7 +140,9 @@ def expire(
 def vacuum(
     table: Table, history_hours: int, dry_run: bool = False, on_removed: Callable[[str], None] | None = None
 ) -> list[str]:
-    """Remove the files that no version of the last ``history_hours`` needs; their paths. With ``dry_run``, only those.
+    """Remove the files that no version of the last ``history_hours`` needs, and clean the log; the paths of the files.
+
+    With ``dry_run``, nothing is removed.
 
     Two things make it safe. By age: delta-rs names what was taken out of the table, and what was written and never
     became part of it, that long ago. By construction: before anything is removed, `Table.begin_vacuum` makes sure that
@@ -149,7 +151,10 @@ def vacuum(
     Raises `Unavailable`, `OutcomeUnknown` or `Conflict`; run it again.
     """
     found = _unneeded(table.snapshot(), history_hours)
-    if dry_run or not found:
+    if dry_run:
+        return found
+    table.clean_log()
+    if not found:
         return found
     needed = paths_of(table.begin_vacuum().delta)
     removable = [path for path in found if path not in needed]

@@ -7,7 +7,7 @@ its last bit, and each shard's records must be ``[0, stored)``, each once, but f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ringlog.errors import CorruptionError
 from ringlog.storage.commit import EXPIRED, FENCE, LOG, Snapshot, Table
 from ringlog.storage.contents import StoredSegment
 from ringlog.storage.examination import Examined, Problem, examine
-from ringlog.storage.inspection import JournalReport, find_journals, inspect
+from ringlog.storage.inspection import JournalReport, inspect
 from ringlog.storage.objects import Objects
 
 _READERS = 4
@@ -71,15 +71,14 @@ def verify_table(table: Table, on_segment: Callable[[StoredSegment], None] | Non
     )
 
 
-def verify_journals(folder: Path, stored: Callable[[], Mapping[str, int]] | None = None) -> JournalsReport:
-    """Read every journal below ``folder``: ``<pipeline>/<actor>/<shard>``.
+def verify_journals(folders: Iterable[Path], table: Table | None = None) -> JournalsReport:
+    """Read the journals in ``folders``; where all are of one ``table``, it must hold what they begin after.
 
-    ``stored`` says how far the table holds each shard; it is asked after the journals were read, and only where all of
-    them are of that table. What a journal has trimmed must be there.
+    Raises what `Table.find` raises.
     """
     journals: list[JournalReport] = []
     problems: list[Problem] = []
-    for path in find_journals(folder):
+    for path in folders:
         try:
             report = inspect(path)
         except (CorruptionError, OSError) as error:
@@ -87,19 +86,19 @@ def verify_journals(folder: Path, stored: Callable[[], Mapping[str, int]] | None
             continue
         if report is not None:
             journals.append(report)
-    held = stored() if stored is not None else {}
-    for report in journals if stored is not None else ():
-        end = held.get(report.shard, 0)
-        if report.trimmed > end:
-            problems.append(
-                Problem(
-                    f"the journal begins at {report.trimmed}, and the table ends at {end}: what is between is gone",
-                    file=str(report.folder),
-                    shard=report.shard,
-                    start=end,
-                    end=report.trimmed,
-                )
+    if table is not None:
+        snapshot = table.find()  # after the journals were read: they are trimmed to what the table holds by then
+        problems += [
+            Problem(
+                f"the journal begins at {report.trimmed}, and the table ends at {end}: what is between is gone",
+                file=str(report.folder),
+                shard=report.shard,
+                start=end,
+                end=report.trimmed,
             )
+            for report in journals
+            if report.trimmed > (end := snapshot.stored(report.shard) if snapshot else 0)
+        ]
     return JournalsReport(tuple(journals), tuple(problems))
 
 
