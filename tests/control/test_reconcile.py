@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import BACKOFF_S, CALM_S, LEADERLESS_S, PATIENCE_S, leader_of
+from ringlog.control.reconcile import BACKOFF_S, CALM_S, GATHER_S, LEADERLESS_S, PATIENCE_S, leader_of
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -13,7 +13,8 @@ ALL = set(ACTORS)
 def statuses(alive: set[str], **leading: tuple[str, int, set[str]]) -> dict[str, dict[str, Any]]:
     """``shard_0=("shard-1", 4, members)``: shard-1 leads shard-0 in epoch 4. Each journal has its actor's name as id."""
     found: dict[str, dict[str, Any]] = {
-        actor: {"leading": {}, "keeping": {shard: {"id": actor, "promised": 1} for shard in ACTORS}} for actor in alive
+        actor: {"leading": {}, "keeping": {shard: {"id": actor, "promised": 1, "log_epoch": 1} for shard in ACTORS}}
+        for actor in alive
     }
     for name, (actor, epoch, members) in leading.items():
         opened = {"epoch": epoch, "members": {member: {"id": member} for member in members}}
@@ -147,6 +148,28 @@ def test_while_a_node_is_about_to_end_nothing_goes_back_for_balance() -> None:
     crowded = statuses(ALL, **{f"shard_{number}": ("shard-2", 2, ALL) for number in range(3)})
     for now in (0.0, CALM_S + 1, 3 * CALM_S):
         assert one.decide(crowded, now, leaving={"shard-0"}) == []
+
+
+def test_where_most_were_away_the_others_are_waited_for_a_moment_not_from_when_they_left() -> None:
+    one = reconciler()
+    for now in (0.0, 100.0):
+        one.decide(statuses({"shard-0"}), now)
+    back = statuses({"shard-0", "shard-1"})
+    assert one.decide(back, 100.0) == [], "the third is about to come"
+    assert one.decide(back, 100.0 + LEADERLESS_S) == []
+    assert {takeover.shard for takeover in one.decide(back, 100.0 + GATHER_S)} == set(ACTORS)
+    all_at_once = reconciler()
+    all_at_once.decide(statuses({"shard-0"}), 100.0)
+    assert len(all_at_once.decide(statuses(ALL), 100.0)) == 3
+
+
+def test_whoever_has_the_newest_epoch_leads_rather_than_who_leads_least() -> None:
+    one = reconciler()
+    found = statuses(ALL, shard_1=("shard-1", 1, ALL), shard_2=("shard-2", 1, ALL))
+    found["shard-0"]["keeping"]["shard-0"]["log_epoch"] = 0
+    found["shard-1"]["keeping"]["shard-0"]["log_epoch"] = 0
+    (takeover,) = one.decide(found, 0.0)
+    assert (takeover.shard, takeover.candidate) == ("shard-0", "shard-2")
 
 
 def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:

@@ -17,6 +17,7 @@ from ringlog.replication import (
     Joined,
     Member,
     New,
+    Output,
     ProducerTable,
     ReadState,
     ReadStored,
@@ -29,7 +30,7 @@ from ringlog.replication import (
     Unanswered,
     Violation,
 )
-from ringlog.replication.takeover import GAP_PRODUCER, GRACE_S, LOSS_GRACE_S, RESEND_S
+from ringlog.replication.takeover import GAP_PRODUCER, GRACE_S, LOSS_GRACE_S, RESEND_LONG_S, RESEND_S, TABLE_S
 
 SHARD = "shard-0"
 A, B, C = Member("a", "shard-0"), Member("b", "shard-1"), Member("c", "shard-2")
@@ -186,10 +187,11 @@ def test_before_a_long_tail_is_sent_a_member_is_asked_what_it_holds_of_it(long: 
     (join,) = one.handle(sealed("c", 4, 10), 2.5).send
     assert (join.receiver, join.start, [kept.start for kept in join.entries]) == ("c", 10, [10])
     assert one.handle(sealed("c", 4, 10), 2.5).send == (), "a doubled answer"
-    (again,) = (message for message in one.tick(2.5 + RESEND_S).send if message.receiver == "c")
+    assert one.tick(2.5 + RESEND_S).send == (), "it is long, and on its way"
+    (again,) = (message for message in one.tick(5.0).send if message.receiver == "c")
     assert again == join
-    one.handle(Joined(SHARD, "c", 5, 20), 4.0)
-    assert {message.receiver for message in one.tick(4.0 + RESEND_S).send} == {"a", "b"}
+    one.handle(Joined(SHARD, "c", 5, 20), 6.0)
+    assert {message.receiver for message in one.tick(10.0).send} == {"a", "b"}
 
 
 def test_a_member_without_a_log_gets_all_of_a_long_tail(long: None) -> None:
@@ -317,10 +319,31 @@ def test_an_open_that_was_not_carried_out_is_sent_again_after_the_lookup() -> No
 
 def test_a_table_that_did_not_answer_is_asked_again() -> None:
     one = after_seals(sealed("a", 4, 20), sealed("b", 4, 20))
-    assert one.handle(unanswered(), 1.0).send == ()
+    assert one.handle(unanswered(), 0.2).send == ()
     assert "table (the store is away)" in one.waits_for()
-    assert one.tick(1.0 + RESEND_S).send == (ReadStored(SHARD, "mine"),)
-    assert one.handle(Stored(SHARD, "mine", 0), 3.0).send == (Fetch(SHARD, "a", 5, 0),)
+    assert one.tick(0.5).send == (ReadStored(SHARD, "mine"),)
+    assert one.handle(Stored(SHARD, "mine", 0), 0.6).send == (Fetch(SHARD, "a", 5, 0),)
+
+
+def test_while_the_table_is_away_the_logs_tell_from_where_on_it_goes() -> None:
+    """What any member has trimmed is in the table; what the table has beyond that, the archiver finds there."""
+    one = after_seals(sealed("a", 4, 90, trimmed=20), sealed("b", 4, 90, trimmed=30), sealed("c", 3, 40))
+    assert one.tick(TABLE_S * 0.9).send == ()
+    assert one.tick(GRACE_S + TABLE_S).send == (Fetch(SHARD, "a", 5, 30),)
+    assert one.handle(Stored(SHARD, "mine", 50), 2.0).send == (), "too late"
+
+
+def test_logs_that_contradict_one_another_are_not_gone_on_from_without_the_table() -> None:
+    one = after_seals(sealed("a", 4, 20), sealed("b", 3, 90, trimmed=50))
+    assert one.tick(GRACE_S + TABLE_S).send == (ReadState(SHARD, "mine"),), "has a later epoch gone on?"
+
+
+def test_without_any_log_only_the_table_can_tell() -> None:
+    one = takeover(None)
+    claimed(one, 1)
+    assert one.handle(unanswered(), 0.2).send == ()
+    assert one.tick(10 * TABLE_S).send == (ReadStored(SHARD, "mine"),)
+    assert one.handle(Stored(SHARD, "mine", 0), 11.0).send != ()
 
 
 def test_answers_to_an_earlier_try_are_none_to_this_one() -> None:
@@ -347,7 +370,11 @@ def test_answers_about_another_shard_or_another_epoch_are_dropped() -> None:
 def test_what_was_asked_and_not_answered_is_asked_again() -> None:
     one = after_seals(sealed("a", 4, 20), sealed("b", 4, 20))
     fetches = one.handle(Stored(SHARD, "mine", 0), 1.0).send
-    assert one.tick(1.0 + RESEND_S).send == fetches
+    once_s, twice_s = RESEND_LONG_S[0], 2 * RESEND_LONG_S[0]
+    assert one.tick(1.0 + once_s / 2) == Output(deadline=1.0 + once_s), "its answer may be long, and on its way"
+    assert one.tick(1.0 + once_s).send == fetches
+    assert one.tick(1.0 + once_s + twice_s / 2).send == ()
+    assert one.tick(1.0 + once_s + twice_s).send == fetches
     joins = one.handle(Entries(SHARD, "a", 5, 0, 20, (entry(0, 0), entry(10, 1)), NO_PRODUCERS), 3.0).send
     one.handle(Joined(SHARD, "b", 5, 20), 3.0)
     assert one.tick(3.0 + RESEND_S).send == tuple(join for join in joins if join.receiver != "b")
@@ -528,6 +555,16 @@ def test_a_debt_that_is_paid_is_not_paid_again() -> None:
     for id in "abc":
         output = one.handle(replace(sealed(id, 5, 21), epoch=6), 0.0)
     assert output.send == (ReadStored(SHARD, "next"),)
+
+
+def test_a_debt_waits_for_the_table_which_must_be_closed_first() -> None:
+    owing = accepting(replace(OPEN, state="claimed", members=(A, B), quorum=1, accepted=3))
+    owing.handle(replace(sealed("a", 3, 11), boundaries=((2, 0), (3, 10))), 0.0)
+    (change,) = owing.tick(LOSS_GRACE_S).send
+    assert owing.handle(standing(change.state, 9), 10.0).send == (ReadStored(SHARD, "mine", 5),)
+    assert owing.tick(10.0 + 10 * TABLE_S).send == ()
+    owing.handle(unanswered(), 30.0)
+    assert owing.tick(31.0).send == (ReadStored(SHARD, "mine", 5),)
 
 
 def test_a_debt_of_two_losses_is_not_paid_by_the_record_of_the_first() -> None:

@@ -557,8 +557,8 @@ MUTANTS = (
     Mutant(
         "a leader outside of the members goes on",
         "ringlog.control.reconcile",
-        "if leader not in alive:",
-        "if leader is None:",
+        "if leader not in alive or leaves:",
+        "if leader is None or leaves:",
         Directed("a_leader_outside_of_the_members_hands_over"),
     ),
     Mutant(
@@ -567,6 +567,13 @@ MUTANTS = (
         "attempts = self._attempts.setdefault(shard, _Attempts(now, now))\n        attempts.next_at",
         "attempts = self._attempts[shard]\n        attempts.next_at",
         Directed("a_failure_of_a_shard_that_is_well_again_is_no_error"),
+    ),
+    Mutant(
+        "without the table it goes on from where the shortest log was trimmed",
+        "ringlog.replication.takeover",
+        "known = max(log.trimmed",
+        "known = min(log.trimmed",
+        Directed("a_takeover_without_the_table_trusts_who_trimmed_most"),
     ),
     Mutant(
         "answers before the sync",

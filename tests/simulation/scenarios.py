@@ -196,6 +196,19 @@ def a_table_that_is_ahead_of_a_first_takeover_means_that_it_is_late() -> None:
     assert one.phase == "lost"
 
 
+def a_takeover_without_the_table_trusts_who_trimmed_most() -> None:
+    from ringlog.replication import Fetch
+    from ringlog.replication.takeover import TABLE_S
+
+    takeover = _takeover()
+    for id, trimmed in (("x", 20), ("y", 30), ("z", 10)):
+        takeover.handle(_sealed(id, 90, trimmed=trimmed), 0.0)
+    assert takeover.phase == "table"
+    (fetch,) = takeover.tick(TABLE_S).send
+    assert isinstance(fetch, Fetch)
+    assert fetch.start == 30
+
+
 def _joining(**found: Any) -> tuple[Any, Any]:
     from ringlog.replication import NO_PRODUCERS, Entries, Stored
 
@@ -292,7 +305,9 @@ def a_leader_outside_of_the_members_hands_over() -> None:
 
     actors = ("a", "b", "c", "d")
     one = Reconciler(("s",), actors, 3, 2)
-    statuses: dict[str, Any] = {name: {"leading": {}, "keeping": {"s": {"id": name, "promised": 1}}} for name in actors}
+    statuses: dict[str, Any] = {
+        name: {"leading": {}, "keeping": {"s": {"id": name, "promised": 1, "log_epoch": 1}}} for name in actors
+    }
     statuses["d"]["leading"]["s"] = {"epoch": 1, "members": {"d": {"id": "d"}}}
     one.decide(statuses, 0.0)
     assert one.decide(statuses, 100.0) == [TakeOver("s", "a", ("a", "b", "c"))]

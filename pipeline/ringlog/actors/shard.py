@@ -111,7 +111,10 @@ class ShardHost:
         self._stored: dict[str, int] = {}
         self._appended_bytes = 0
         self._table = Table(settings.table_url, settings.storage_options())
-        self._calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-call")
+        self._metadata_calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-metadata")
+        self._table_calls = ThreadPoolExecutor(
+            4, thread_name_prefix="ringlog-table"
+        )  # one may be away, and not the other
         self._thread = threading.Thread(target=self._run, name="ringlog-inbox", daemon=True)
         self._thread.start()
         for folder in sorted(journals.glob("*")):  # who this is stands on the disk
@@ -218,7 +221,8 @@ class ShardHost:
             link.close()
         for participant in self._participants.values():
             participant.close()
-        self._calls.shutdown()
+        self._metadata_calls.shutdown()
+        self._table_calls.shutdown()
         # It waits for streams that other processes hold open; nothing of ours depends on them any more.
         ending = threading.Thread(target=self._server.shutdown, name="ringlog-shutdown", daemon=True)
         ending.start()
@@ -379,11 +383,12 @@ class ShardHost:
         """Send and reply at once: leaders and takeovers store nothing."""
         for message in output.send:
             if isinstance(message, CompareAndSet):
-                self._ask(shard, message.state.nonce, partial(self._compare_and_set, message))
+                write = partial(self._compare_and_set, message)
+                self._ask(self._metadata_calls, shard, message.state.nonce, write)
             elif isinstance(message, ReadState):
-                self._ask(shard, message.nonce, partial(self._standing, shard, message.nonce))
+                self._ask(self._metadata_calls, shard, message.nonce, partial(self._standing, shard, message.nonce))
             elif isinstance(message, ReadStored):
-                self._ask(shard, message.nonce, partial(self._read_stored, message))
+                self._ask(self._table_calls, shard, message.nonce, partial(self._read_stored, message))
             else:
                 self._send(message)
         for caller, answer in output.reply:
@@ -415,8 +420,8 @@ class ShardHost:
         if message.shard in self._participants:
             self._drive(message.shard, lambda one: one.answer(message, time.monotonic()))
 
-    def _ask(self, shard: str, nonce: str, call: Callable[[], Standing | Stored]) -> None:
-        """Call the metadata store or the table from a thread that may wait. The takeover asks again if it must."""
+    def _ask(self, threads: ThreadPoolExecutor, shard: str, nonce: str, call: Callable[[], Standing | Stored]) -> None:
+        """Call the metadata store or the table from ``threads``, which may wait. The takeover asks again if it must."""
 
         def work() -> None:
             answer: Standing | Stored | Unanswered
@@ -426,7 +431,7 @@ class ShardHost:
                 answer = Unanswered(shard, nonce, str(error))
             self._inbox.put(lambda: self._answer(answer))
 
-        self._calls.submit(work)
+        threads.submit(work)
 
     def _compare_and_set(self, change: CompareAndSet) -> Standing:
         """Write, then say what stands there."""

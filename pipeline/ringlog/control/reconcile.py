@@ -16,6 +16,8 @@ PATIENCE_S = 3.0
 """How long a shard may wait for a member before it begins, or goes on, with fewer than wished."""
 LEADERLESS_S = 0.2
 """How long a shard that was led before may wait for one: callers wait with it."""
+GATHER_S = 1.0
+"""The same where most of its members were away, and come back one after the other."""
 BACKOFF_S = (0.5, 15.0)
 CALM_S = 10.0
 """How long every shard must have been complete before a leader is moved for balance only."""
@@ -36,6 +38,7 @@ class _Attempts:
     next_at: float
     pause_s: float = BACKOFF_S[0]
     alive: tuple[str, ...] = ()
+    gathers: bool = False
 
 
 class Reconciler:
@@ -105,19 +108,28 @@ class Reconciler:
         if alive != attempts.alive:  # what failed before may well go now
             attempts.alive, attempts.pause_s = alive, BACKOFF_S[0]
             attempts.next_at = min(attempts.next_at, now + BACKOFF_S[0])
+        if len(alive) < self._quorum:  # nothing can begin yet
+            attempts.absent_since, attempts.gathers = now, True
+            return None
         waited = now - attempts.absent_since
         if leaves:
             ready = True
         elif leader is not None or _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))
         else:
-            ready = waited >= LEADERLESS_S or len(alive) == len(wished)
-        if not ready or len(alive) < self._quorum or now < attempts.next_at:
+            patience_s = GATHER_S if attempts.gathers else LEADERLESS_S
+            ready = waited >= patience_s or len(alive) == len(wished)
+        if not ready or now < attempts.next_at:
             return None
         attempts.next_at = now + attempts.pause_s
         if leader not in alive or leaves:
-            leader = min(staying or alive, key=lambda actor: _led_by(actor, statuses, self.shards))
+            leader = min(staying or alive, key=lambda actor: self._unfit(actor, shard, statuses))
         return TakeOver(shard, leader, alive)
+
+    def _unfit(self, actor: str, shard: str, statuses: Statuses) -> tuple[int, int]:
+        """The less, the better: whoever lacks the newest epoch must fetch the tail, and who leads much has work."""
+        kept = statuses[actor]["keeping"].get(shard)
+        return -kept["log_epoch"] if kept else 0, _led_by(actor, statuses, self.shards)
 
     def _balance(self, statuses: Statuses) -> list[TakeOver]:
         """At most one move: of a shard to the actor that should lead it, which leads two fewer than its leader."""

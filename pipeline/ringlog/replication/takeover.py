@@ -34,8 +34,12 @@ from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_bo
 
 RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""
+RESEND_LONG_S = (2.0, 32.0)
+"""The same where a long tail is on its way, and takes its time: at first, and at most."""
 GRACE_S = 0.15
 """How long a takeover that could go on waits for the members that have not answered yet."""
+TABLE_S = 1.0
+"""How long a takeover waits for the table, where the members' logs tell enough without it."""
 LOSS_GRACE_S = 10.0
 """How long a takeover that may accept a loss waits for them."""
 UNASKED_BYTES_MAX = 1024 * 1024
@@ -172,6 +176,9 @@ class Takeover:
         self._producers: Producers = ProducerTable(producers_max).to_plain()
         self._producers_max = producers_max
         self._grace: float | None = None
+        self._table_due = 0.0
+        self._long_due = 0.0
+        self._long_s = RESEND_LONG_S[0]
 
     def start(self, now: float) -> Output:
         """Claim the epoch."""
@@ -186,9 +193,13 @@ class Takeover:
         if self.phase == "join":
             if self._enough_joined() and self._graced(now):
                 return self._open(now)
-            return self._output(self._joins(), now)
+            return self._again(self._joins(), now) if self._long() else self._output(self._joins(), now)
         if self.phase == "fetch":
-            return self._output(self._fetches(), now)
+            return self._again(self._fetches(), now)
+        if self.phase == "table" and now >= self._table_due and self._sealed and not self._owes_gap():
+            # It is away. It holds at least what any member has trimmed, and the archiver will look where it ends.
+            known = max(log.trimmed for log in self._sealed.values())
+            return self._took_version(Stored(self.shard, self.nonce, known), now)
         if not self._unanswered:
             return NOTHING  # the metadata store and the table are asked by calls that always end
         self._unanswered = ""
@@ -338,7 +349,8 @@ class Takeover:
 
     def _read_table(self, now: float) -> Output:
         """Only now: a version read before the seals could be overtaken by the old leader's archiver."""
-        self.phase = "table"
+        if self.phase != "table":
+            self.phase, self._table_due = "table", now + TABLE_S
         fence = self.epoch if self._owes_gap() else None
         return self._output((ReadStored(self.shard, self.nonce, fence),), now)
 
@@ -358,7 +370,7 @@ class Takeover:
             return self._join_all(now)
         invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         self.phase = "fetch"
-        return self._output(self._fetches(), now)
+        return self._again(self._fetches(), now)
 
     def _fetches(self) -> tuple[Fetch, ...]:
         return (Fetch(self.shard, self._best.id, self.epoch, self._stored),) if self._best else ()
@@ -377,7 +389,7 @@ class Takeover:
         return self._join_all(now)
 
     def _join_all(self, now: float) -> Output:
-        self.phase = "join"
+        self.phase, self._long_due, self._long_s = "join", now + RESEND_S, RESEND_LONG_S[0]
         self._logs = dict(self._sealed)
         self._grace = now + GRACE_S
         end = self._entries[-1].end if self._entries else self._stored
@@ -388,9 +400,13 @@ class Takeover:
             self._entries = (*self._entries, gap)
         return self._output(self._joins(), now)
 
+    def _long(self) -> bool:
+        """Whether the tail is too long to be sent twice without need."""
+        return sum(len(entry.payload) for entry in self._entries) > UNASKED_BYTES_MAX
+
     def _joins(self) -> tuple[Join | Seal, ...]:
         """A member whose log is not known is asked for it first where the tail is long: it may hold most of it."""
-        long = sum(len(entry.payload) for entry in self._entries) > UNASKED_BYTES_MAX
+        long = self._long()
         lacking = [id for id in self.wished if id not in self._joined]
         return tuple(
             Seal(self.shard, id, self.epoch) if long and id not in self._logs else self._join(id) for id in lacking
@@ -445,6 +461,14 @@ class Takeover:
         claimed = self._claim().state
         state = replace(claimed, state="open", members=members, quorum=self.quorum)
         return CompareAndSet(state, self._version)
+
+    def _again(self, send: tuple[Any, ...], now: float) -> Output:
+        """Ask again what takes long to answer, ever more rarely: not while the first answer is still on its way."""
+        if now < self._long_due:
+            return Output(deadline=self._long_due)
+        self._long_due = now + self._long_s
+        self._long_s = min(2 * self._long_s, RESEND_LONG_S[1])
+        return Output(send=send, deadline=self._long_due)
 
     def _output(self, send: tuple[Any, ...], now: float) -> Output:
         waiting = RESEND_S

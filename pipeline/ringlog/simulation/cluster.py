@@ -171,7 +171,8 @@ class Actor:
             if one.leader is not None
         }
         keeping = {
-            shard: {"id": one.replica.id, "promised": one.replica.promised} for shard, one in self.participants.items()
+            shard: {"id": one.replica.id, "promised": one.replica.promised, "log_epoch": one.replica.log_epoch}
+            for shard, one in self.participants.items()
         }
         return {"leading": leading, "keeping": keeping}
 
