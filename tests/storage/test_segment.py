@@ -91,9 +91,24 @@ def test_the_file_can_be_skipped_through_and_verified(objects: Objects) -> None:
     assert "RLE_DICTIONARY" in columns["service"].encodings
     names = list(columns)
     assert [names[column.column_index] for column in group.sorting_columns] == [
+        "service",
+        "severity_number",
         "time_unix_nano",
         "record_offset",
     ]
+
+
+def test_records_of_one_service_and_severity_stand_side_by_side_in_order_of_time(objects: Objects) -> None:
+    batch = rows(
+        "s",
+        0,
+        6,
+        service=["b", None, "a", "b", "a", "b"],
+        severity_number=[9, 9, 17, 9, 9, 5],
+        times=NOON - np.arange(6),
+    )
+    [segment] = write_segments(objects, "s", 0, [batch])
+    assert read(objects, segment)["record_offset"].to_pylist() == [4, 2, 5, 3, 0, 1]
 
 
 def test_a_flipped_bit_is_noticed(objects: Objects) -> None:

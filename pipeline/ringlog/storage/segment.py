@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ringlog.schema import TABLE_SCHEMA
+from ringlog.storage import index
 from ringlog.storage.objects import Objects
 
 STATISTICS = (
@@ -36,7 +37,8 @@ _DATE = "date"
 # Nearly sorted integers shrink most as differences; what hardly repeats is not worth a dictionary.
 _DIFFERENCES = ("timestamp", "time_unix_nano", "observed_timestamp", "record_offset")
 _PLAIN = ("body", "attributes", "trace_id", "span_id")
-_ORDER: Any = [("time_unix_nano", "ascending"), ("record_offset", "ascending")]
+# Records of one service and severity look alike, and are asked for together: see docs/adr/0012.
+_ORDER: Any = [(name, "ascending") for name in ("service", "severity_number", "time_unix_nano", "record_offset")]
 _STATISTICS_TEXT_MAX = 64
 _LAST_CHARACTER = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
@@ -62,10 +64,10 @@ class Segment:
 def write_segments(objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]) -> list[Segment]:
     """Write ``batches`` (in order, from offset ``start``) as one segment for each date.
 
-    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Records are sorted by time within a
-    segment. The names are unique, so that nothing is ever overwritten; a segment is part of the table only once it is
-    committed. Raises what `Objects.write` raises; segments that were written before that stay behind as orphans and do
-    no harm.
+    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Within a segment, records are sorted
+    by service, severity and time. The names are unique, so that nothing is ever overwritten; a segment is part of the
+    table only once it is committed. Raises what `Objects.write` raises; segments that were written before that stay
+    behind as orphans and do no harm.
     """
     table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else TABLE_SCHEMA)
     end = start + table.num_rows
@@ -108,18 +110,24 @@ def _parquet(rows: pa.Table) -> pa.Buffer:
         "use_dictionary": [name for name in rows.column_names if name not in (*_DIFFERENCES, *_PLAIN)],
         "column_encoding": dict.fromkeys(_DIFFERENCES, "DELTA_BINARY_PACKED"),
     }
+    found = index.build(rows)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=ROW_GROUP_ROWS,
+        rows.schema,
         compression="zstd",
         write_statistics=True,
         write_page_index=True,
         write_page_checksum=True,
+        # Pages of all columns end at the same rows: those that an index names are read, and no others.
+        max_rows_per_page=index.BLOCK_ROWS,
         sorting_columns=pq.SortingColumn.from_ordering(rows.schema, _ORDER),
         **encodings,
-    )
+    ) as writer:
+        writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        offset = sink.tell()
+        sink.write(found.data)
+        writer.add_key_value_metadata({index.METADATA_KEY: found.where(offset)})
     return sink.getvalue()
 
 
