@@ -18,6 +18,7 @@ from ringlog.query.result import Result
 from ringlog.query.snapshot import Cut
 from ringlog.query.sql import run_sql
 from ringlog.severity import severity_number
+from ringlog.storage.index import is_word
 
 Moment = str | datetime.datetime | None
 
@@ -73,6 +74,10 @@ class Filter:
             parameters += [_json_path(key), orjson.dumps(value).decode()]
         return conditions, parameters
 
+    def words(self) -> tuple[str, ...]:
+        """What every record that passes holds, and an index may know: its trace id, and values of its attributes."""
+        return tuple(value for value in (self.trace_id, *self.attributes.values()) if is_word(value))
+
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The records of ``batch`` (of the table's schema) that the filter lets through."""
         masks = []
@@ -127,7 +132,7 @@ def run_search(
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     newest = "ORDER BY timestamp DESC, shard DESC, record_offset DESC LIMIT ?" if limit is not None else ""
     query = f"SELECT * FROM (SELECT * FROM logs {where} {newest}) ORDER BY timestamp, shard, record_offset"
-    return run_sql(query, cut, [*parameters, limit] if limit is not None else parameters)
+    return run_sql(query, cut, [*parameters, limit] if limit is not None else parameters, words=wanted.words())
 
 
 def _moment(given: str | datetime.datetime, now: datetime.datetime) -> datetime.datetime:

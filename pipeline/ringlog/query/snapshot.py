@@ -7,8 +7,10 @@ from the tails. Read the other way round, they would be in neither.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +18,12 @@ import pyarrow as pa
 from ringlog.errors import ConfigurationError
 from ringlog.replication import already_stored
 from ringlog.schema import TABLE_SCHEMA
+from ringlog.settings import local_path
 from ringlog.storage import Snapshot, Table
+
+Identity = tuple[int, int, int]
+
+_newest: dict[str, tuple[Snapshot, Identity]] = {}
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,43 @@ class Cut:
 def take_cut(tails: Callable[[], tuple[Sequence[Tail], Sequence[str]]], table: Table) -> Cut:
     """Read the tails (and which shards have none now), then the table."""
     hot, missing = tails()
-    return Cut(table.find(), tuple(hot), tuple(missing))
+    return Cut(newest(table), tuple(hot), tuple(missing))
+
+
+def newest(table: Table) -> Snapshot | None:
+    """The newest version of ``table``, or None where there is none; read anew only when something was committed.
+
+    Versions have no gaps, and a version's file is never written again. So a version is still the newest when its own
+    file is the one that was there, and the next one's is not. An object store is asked each time.
+    """
+    folder = local_path(table.url)
+    if folder is None:
+        return table.find()
+    known = _newest.get(folder)
+    if known is not None:
+        snapshot, identity = known
+        # The next file first: when the log is cleaned up, earlier versions go before later ones.
+        if _identity(folder, snapshot.version + 1) is None and _identity(folder, snapshot.version) == identity:
+            return snapshot
+    found = table.find()
+    found_identity = _identity(folder, found.version) if found else None
+    if found is not None and found_identity is not None:
+        _newest[folder] = (found, found_identity)
+    return found
+
+
+def _identity(folder: str, version: int) -> Identity | None:
+    """Tells the file of ``version`` from any other that was there before; None where there is none."""
+    try:
+        found = os.stat(Path(folder, "_delta_log", f"{version:020d}.json"))
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def read_table(url: str, storage_options: Mapping[str, str]) -> Cut:
     """The table at ``url`` alone, with no cluster at all. Raises `ConfigurationError` where there is none."""
-    snapshot = Table(url, storage_options).find()
+    snapshot = newest(Table(url, storage_options))
     if snapshot is None:
         raise ConfigurationError(f"there is no table at {url}: give the root that the pipeline was started with")
     return Cut(snapshot, ())

@@ -1,35 +1,45 @@
-"""SQL over a cut: one SELECT, on a DuckDB connection of its own that can reach nothing but the cut."""
+"""SQL over a cut: one SELECT, on a DuckDB connection of its own that can reach nothing but the table and the cut."""
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
-from ringlog.errors import InvalidQuery
+from ringlog.errors import InvalidQuery, Unavailable
+from ringlog.query.files import files_of, text
 from ringlog.query.result import Result
 from ringlog.query.snapshot import Cut
+from ringlog.schema import TABLE_SCHEMA
 
-_LOCK = """
-SET TimeZone = 'UTC';
-SET temp_directory = '';
-SET python_enable_replacements = false;
-SET autoinstall_known_extensions = false;
-SET autoload_known_extensions = false;
-SET enable_external_access = false;
-SET lock_configuration = true;
+_SETTINGS = """
+SET GLOBAL TimeZone = 'UTC';
+SET GLOBAL temp_directory = '';
+SET GLOBAL python_enable_replacements = false;
+SET GLOBAL autoinstall_known_extensions = false;
+SET GLOBAL autoload_known_extensions = false;
+SET GLOBAL parquet_metadata_cache = true;
+SET GLOBAL late_materialization_max_rows = 1000;
 """
-_VIEW = "CREATE VIEW logs AS SELECT * FROM hot UNION ALL BY NAME SELECT * FROM cold"
-_VIEW_HOT = "CREATE VIEW logs AS SELECT * FROM hot"
+_LOCK = """
+SET GLOBAL enable_external_access = false;
+SET GLOBAL lock_configuration = true;
+"""
+
+_lock = threading.Lock()
+_engines: dict[str | None, Any] = {}
 
 
-def run_sql(query: str, cut: Cut, parameters: Any = None) -> Result:
+def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, ...] = ()) -> Result:
     """Run one SELECT (or EXPLAIN) over the view ``logs``. Raises `InvalidQuery`, with the reason, for anything else.
 
-    The table is scanned lazily: DuckDB hands its filters and columns down, so that only the files, row groups and
-    columns that the query needs are read.
+    The table is scanned lazily: DuckDB reads only the files, row groups, pages and columns that the query needs. With
+    ``words``, each of which `index.is_word`, the view may lack records that do not hold all of them.
     """
-    connection = _connection(cut)
+    connection = _connection(cut, words)
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type not in (
@@ -45,12 +55,55 @@ def run_sql(query: str, cut: Cut, parameters: Any = None) -> Result:
     return Result(relation, connection, cut.missing)
 
 
-def _connection(cut: Cut) -> Any:
-    connection = duckdb.connect(":memory:")
-    connection.register("hot", cut.hot())
-    cold = cut.cold()
-    if cold is not None:
-        connection.register("cold", cold)
-    connection.execute(_VIEW_HOT if cold is None else _VIEW)
-    connection.execute(_LOCK)
+def _connection(cut: Cut, words: tuple[str, ...]) -> Any:
+    """A connection of its own, with the view ``logs`` of its own; engine and footers are shared."""
+    hot = cut.hot()
+    files = files_of(cut.snapshot) if cut.snapshot else None
+    connection = _engine(files.folder if files else None).cursor()
+    if files is not None:
+        cold = files.scan_for(words) if words else files.scan()
+    elif cut.snapshot is not None:
+        connection.register("cold", cut.cold())
+        cold = "SELECT * FROM cold"
+    else:
+        cold = None
+    if cold is None or hot.num_rows or (files and not files.alike):
+        connection.register("hot", _with_columns_of(cut, hot))
+        cold = f"SELECT * FROM hot UNION ALL BY NAME {cold}" if cold else "SELECT * FROM hot"
+    try:
+        connection.execute(f"CREATE TEMP VIEW logs AS {cold}")
+    except duckdb.IOException as error:
+        raise Unavailable(
+            f"a segment of the table cannot be read: {error}. A vacuum may just have removed it: run the query again"
+        ) from error
     return connection
+
+
+def _with_columns_of(cut: Cut, hot: pa.Table) -> pa.Table:
+    """``hot`` with the columns that the table has beyond it: they may be in no file yet."""
+    for field in pa.schema(cut.snapshot.delta.schema()) if cut.snapshot else ():
+        if field.name not in TABLE_SCHEMA.names:
+            hot = hot.append_column(field.name, pa.nulls(hot.num_rows, field.type))
+    return hot
+
+
+def _engine(folder: str | None) -> Any:
+    """The DuckDB instance of this process that can read the files under ``folder``, and nothing else."""
+    with _lock:
+        if folder not in _engines:
+            engine = duckdb.connect(":memory:")
+            engine.execute(_SETTINGS)
+            if folder is not None:
+                engine.execute(f"SET GLOBAL allowed_directories = [{text(folder + '/')}]")
+            engine.execute(_LOCK)
+            _engines[folder] = engine
+        return _engines[folder]
+
+
+def _forget() -> None:
+    """A forked child has none of the engines' threads."""
+    global _engines, _lock
+    _engines, _lock = {}, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
