@@ -27,8 +27,6 @@ STEP_SEGMENTS = 5_000
 """At most so many segments leave in one version …"""
 STEP_BYTES = 64 * MIB
 """… or so many bytes of those that have to be opened."""
-HISTORY_HOURS_MIN = 1
-"""A flush ends within minutes; whoever reads for longer than the history lasts may find a file gone."""
 
 _KEPT = "kept"
 _REMOVERS = 8
