@@ -52,7 +52,7 @@ class Housekeeping:
             if now_s >= self._clean_s:
                 self._clean(now_s)
                 self._clean_s = now_s + CLEAN_EVERY_S
-        except RinglogError as error:
+        except (RinglogError, OSError) as error:
             self.trouble = f"{type(error).__name__}: {error}"
             self._due_s = now_s + RETRY_S
             _logger.warning("housekeeping failed and will be tried again in %.0f s: %s", RETRY_S, self.trouble)

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from ringlog.errors import CorruptionError
+from ringlog.errors import CorruptionError, Unavailable
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage.objects import Objects
 from ringlog.storage.segment import is_as_written
@@ -60,15 +61,23 @@ class StoredSegment:
 def segments_of(delta: DeltaTable) -> list[StoredSegment]:
     """The segments of the loaded version of ``delta``.
 
-    Files that somebody else put into the table without ringlog's statistics are among them, with no bounds.
+    Files that somebody else put into the table without ringlog's statistics are among them, with no bounds. Raises
+    `Unavailable`.
     """
-    actions = pa.table(delta.get_add_actions(flatten=False))
+    actions = _actions(delta)
     return list(_segments(actions)) if actions.num_rows else []
 
 
 def paths_of(delta: DeltaTable) -> set[str]:
     """The paths of the segments of the loaded version of ``delta``."""
-    return set(pa.table(delta.get_add_actions(flatten=False))["path"].to_pylist())
+    return set(_actions(delta)["path"].to_pylist())
+
+
+def _actions(delta: DeltaTable) -> pa.Table:
+    try:
+        return pa.table(delta.get_add_actions(flatten=False))
+    except (DeltaError, OSError) as error:
+        raise Unavailable(f"cannot read what the table {delta.table_uri} consists of: {error}. Try again") from error
 
 
 def _segments(actions: pa.Table) -> Iterator[StoredSegment]:
