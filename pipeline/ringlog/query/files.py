@@ -11,7 +11,6 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,7 +127,7 @@ class _Reader:
     """Reads pieces of the file at ``path``."""
 
     def __init__(self, path: str) -> None:
-        self._handle = os.open(Path(path), os.O_RDONLY)
+        self._handle = os.open(path, os.O_RDONLY)
 
     def __enter__(self) -> _Reader:
         return self

@@ -11,6 +11,7 @@ their words' hashes begin alike.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def _words(rows: pa.Table) -> tuple[Words, Words]:
     return np.concatenate([nothing, *hashes]), np.concatenate([nothing, *blocks])
 
 
+@functools.lru_cache(256)  # a search asks the index of each segment for the same few
 def _hash(word: str) -> int:
     return int(_hashes(pa.array([word], pa.string()))[0])
 
