@@ -11,13 +11,13 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ringlog.schema import TABLE_SCHEMA
-from ringlog.settings import local_path
 from ringlog.storage import Snapshot
 from ringlog.storage.index import Index, open_index
 
@@ -88,8 +88,9 @@ def text(value: str) -> str:
 
 
 def _files(delta: DeltaTable) -> Files | None:
-    folder = local_path(delta.table_uri)
-    if folder is None or _PATTERN & set(folder) or delta.protocol().min_reader_version > 1:
+    address = urlsplit(delta.table_uri)
+    folder = unquote(address.path)
+    if address.scheme != "file" or _PATTERN & set(folder) or delta.protocol().min_reader_version > 1:
         return None
     paths = sorted(pa.table(delta.get_add_actions(flatten=False))["path"].to_pylist())
     # Somebody else's files may lie where the path does not say the date.
