@@ -262,16 +262,23 @@ def test_a_ray_without_a_token_is_fine_on_loopback_alone() -> None:
 
 
 def test_a_pipeline_in_trouble() -> None:
-    def looked(condition: str, trouble: str | None = None, port: int = 1) -> dict[str, str]:
+    def looked(
+        condition: str, trouble: str | None = None, port: int = 1, housekeeping: str | None = None
+    ) -> dict[str, str]:
         shard = {"condition": condition, "leader": "shard-0", "committed": 9, "archived": 4}
         actor = {"archive_trouble": trouble, "location": f"grpc://127.0.0.1:{port}"}
-        status = {"shards": {"shard-0": shard}, "actors": {"shard-0": actor}}
+        status = {
+            "shards": {"shard-0": shard},
+            "actors": {"shard-0": actor},
+            "housekeeping_trouble": housekeeping,
+        }
         return {finding.name: finding.state for finding in ray.pipeline(status)}
 
     assert looked("complete") == {"pipeline": "ok", "archive": "ok", "data plane": "fail"}
     assert looked("incomplete")["pipeline"] == "warn"
     assert looked("unavailable")["pipeline"] == "fail"
     assert looked("complete", trouble="the bucket is away")["archive"] == "fail"
+    assert looked("complete", housekeeping="a segment does not read back")["archive"] == "warn"
 
 
 def test_the_command_fails_when_a_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

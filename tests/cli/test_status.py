@@ -49,8 +49,14 @@ LOST = shard(
 )
 
 
-def found(metadata_trouble: str | None = None, archive_trouble: str | None = None, **shards: Any) -> dict[str, Any]:
+def found(
+    metadata_trouble: str | None = None,
+    archive_trouble: str | None = None,
+    housekeeping_trouble: str | None = None,
+    **shards: Any,
+) -> dict[str, Any]:
     return {
+        "housekeeping_trouble": housekeeping_trouble,
         "root": "/data/\x1b[2Jroot",
         "metadata_trouble": metadata_trouble,
         "shards": {name.replace("_", "-"): one for name, one in shards.items()},
@@ -90,6 +96,7 @@ def test_trouble_and_gaps_stand_below() -> None:
             found(
                 metadata_trouble="the metadata store gives no answer in 3 s",
                 archive_trouble="Unavailable: the bucket is away",
+                housekeeping_trouble="CorruptionError: a segment does not read back",
                 shard_0=LOST,
                 shard_1=shard(gaps=[[3, 10]]),
                 shard_2=shard(gaps=None),
@@ -100,6 +107,7 @@ def test_trouble_and_gaps_stand_below() -> None:
     assert "shard-1 has a gap: at offset 10 and above, records that epochs before 3 had acknowledged may be" in text
     assert "shard-0 cannot archive: Unavailable: the bucket is away" in text
     assert "the metadata store gives no answer in 3 s" in text
+    assert "the table is not kept small: CorruptionError: a segment does not read back" in text
 
 
 def test_recover_explains_each_condition() -> None:

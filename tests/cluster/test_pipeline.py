@@ -17,6 +17,7 @@ import pytest
 import ray
 
 import ringlog
+from ringlog.actors.cluster import HOUSEKEEPER, NAMESPACE
 
 pytestmark = pytest.mark.cluster
 
@@ -139,6 +140,12 @@ def test_starting_twice_finds_the_one_that_runs(pipeline: ringlog.Pipeline) -> N
     with pytest.raises(ringlog.ConfigurationError, match="ringlog down"):
         ringlog.start(root + "-other")
     assert ringlog.connect().status()["root"] == root
+
+
+def test_somebody_keeps_the_table_small_in_a_process_of_its_own(pipeline: ringlog.Pipeline) -> None:
+    keeper = ray.get_actor(HOUSEKEEPER, namespace=NAMESPACE)
+    assert ray.get(keeper.trouble.remote(), timeout=30) is None
+    assert pipeline.status()["housekeeping_trouble"] is None
 
 
 def test_the_command_line(pipeline: ringlog.Pipeline, tmp_path: Path) -> None:

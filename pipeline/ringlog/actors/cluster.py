@@ -20,6 +20,7 @@ from ray.util import get_node_ip_address
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.homes import Homes, draining_nodes
+from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import Place, ShardHost
@@ -29,16 +30,19 @@ from ringlog.metadata import MetadataStore, open_store, read_decided
 from ringlog.metadata.records import PIPELINE_KEY
 from ringlog.replication import ShardState
 from ringlog.settings import Settings
+from ringlog.storage import Table
 
 _logger = logging.getLogger(__name__)
 
 NAMESPACE = "ringlog"
-CONTROLLER, ROUTER = "controller", "router"
+CONTROLLER, ROUTER, HOUSEKEEPER = "controller", "router", "housekeeper"
 START_DEADLINE_S = 60.0
 CALL_DEADLINE_S = 10.0
 ROUTES_DEADLINE_S = 3.0
 """How long the router may be silent, beyond what it was asked to wait."""
 DECIDED_DEADLINE_S = 3.0
+HOUSEKEEPING_LOOK_S = 5.0
+HOUSEKEEPER_DEADLINE_S = 2.0
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
 """For actors that share the fate of Ray's head anyway: no other node that dies takes them with it."""
 ROUTES_WAITING_MAX = 100_000
@@ -160,6 +164,29 @@ def _journals_of(settings: Settings, pipeline: str) -> Path:
     return Path(settings.journal_dir) / pipeline
 
 
+class _HousekeeperActor:
+    """`Housekeeping` in a process of its own: what it takes of memory and time, nobody else lacks."""
+
+    def __init__(self, chosen: Mapping[str, Any]) -> None:
+        settings = Settings(**chosen)
+        self._housekeeping = Housekeeping(Table(settings.table_url, settings.storage_options()), settings)
+        threading.Thread(target=self._run, name="ringlog-housekeeping", daemon=True).start()
+
+    def trouble(self) -> str | None:
+        return self._housekeeping.trouble
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        pause.wait(COMPACT_EVERY_S)  # whatever has just begun has better things to do
+        try:
+            while True:
+                if self._housekeeping.due(time.time()):
+                    self._housekeeping.run(time.time())
+                pause.wait(HOUSEKEEPING_LOOK_S)
+        except BaseException as error:  # noqa: BLE001  (nobody would keep the table small any more)
+            _end_process(error)
+
+
 class _ControllerActor(Controller):
     """`Controller` as an actor."""
 
@@ -172,6 +199,7 @@ class _ControllerActor(Controller):
         household = _Household(settings, pipeline, self._chosen)
         options = {"resources": ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
         router = _actor(Router, ROUTER, options, names, settings.rebalance_interval_s)
+        _actor(_HousekeeperActor, HOUSEKEEPER, {"scheduling_strategy": "SPREAD"}, self._chosen)
         super().__init__(names, settings.replicas, settings.quorum, household, router, data_plane_token())
         self.begin()
 
@@ -203,6 +231,15 @@ def find_actor(name: str) -> RemoteActor:
         raise Unavailable(
             "no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()"
         ) from error
+
+
+def _housekeeping_trouble() -> str | None:
+    """Why the table is not kept small now, or None."""
+    try:
+        trouble: str | None = find_actor(HOUSEKEEPER).call("trouble", timeout_s=HOUSEKEEPER_DEADLINE_S)
+    except Unavailable as error:
+        return str(error)
+    return trouble
 
 
 def _require_ray() -> None:
@@ -316,7 +353,13 @@ class Cluster:
         decided, trouble = self._decided(found["shards"])
         for shard, one in found["shards"].items():
             one.update(condition_of(shard, found["actors"], decided.get(shard), settings.replicas))
-        return {"root": settings.root, "journal_dir": settings.journal_dir, "metadata_trouble": trouble, **found}
+        return {
+            "root": settings.root,
+            "journal_dir": settings.journal_dir,
+            "metadata_trouble": trouble,
+            "housekeeping_trouble": _housekeeping_trouble(),
+            **found,
+        }
 
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer; see `Controller.accept_loss`."""
@@ -333,7 +376,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
-        names = (*shard_names(self.settings.shards), ROUTER, CONTROLLER)
+        names = (*shard_names(self.settings.shards), ROUTER, HOUSEKEEPER, CONTROLLER)
         self._controller.call("close", timeout_s=START_DEADLINE_S)
         for name in reversed(names):  # the controller first: it would bring the others back
             try:

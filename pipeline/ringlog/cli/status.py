@@ -59,6 +59,8 @@ def _remarks(found: dict[str, Any]) -> Iterator[Text]:
     for actor, one in found["actors"].items():
         if one["archive_trouble"]:
             yield Text(show.plain(f"{actor} cannot archive: {one['archive_trouble']}"), style="red")
+    if found["housekeeping_trouble"]:
+        yield Text(show.plain(f"the table is not kept small: {found['housekeeping_trouble']}"), style="yellow")
     if found["metadata_trouble"]:
         yield Text(show.plain(found["metadata_trouble"]), style="red")
 

@@ -116,6 +116,9 @@ def _archive(found: dict[str, Any]) -> Finding:
     if troubles:
         to_do = "the records wait in the journals; the table must take them before the shards' buffers are full"
         return Finding("archive", "fail", "; ".join(troubles), to_do)
+    if found["housekeeping_trouble"]:
+        seen = f"the table is not kept small: {found['housekeeping_trouble']}"
+        return Finding("archive", "warn", seen, "it is tried again; `ringlog compact` shows what hinders it")
     lag = sum(shard["committed"] - shard["archived"] for shard in found["shards"].values() if shard["leader"])
     return Finding("archive", "ok", f"{lag} records wait for it")
 
