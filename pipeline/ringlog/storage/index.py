@@ -34,6 +34,7 @@ _VERSION = 1
 _WORD_LENGTH_MAX = 64  # of a longer word its beginning and its length count
 _BUCKET_ENTRIES = 64
 _REMAINDER_BITS = 16
+_BLOCK = np.uint64(0xFFFF)  # while an index is built, the last bits of a word's hash give way to its block
 _ESCAPED = "\\escaped"  # no word has a backslash: it stands for the records whose JSON has one
 
 Words = npt.NDArray[np.uint64]
@@ -69,13 +70,14 @@ def build(rows: pa.Table) -> Built:
     and the block. Before the buckets stand their first entries and their checksums.
     """
     hashes, blocks = _words(rows)
-    bits = max(0, int(len(hashes) // _BUCKET_ENTRIES).bit_length())
-    kept = hashes >> np.uint64(64 - bits - _REMAINDER_BITS)
-    pairs = np.unique((kept << np.uint64(_REMAINDER_BITS)) | blocks) if len(kept) else kept
-    first = np.searchsorted(pairs >> np.uint64(2 * _REMAINDER_BITS), np.arange((1 << bits) + 1, dtype=np.uint64))
+    pairs = np.sort((hashes & ~_BLOCK) | blocks)
+    pairs = pairs[np.diff(pairs, prepend=~pairs[:1]) != 0]
+    bits = (len(pairs) // _BUCKET_ENTRIES).bit_length()
+    ends = np.arange(1, 1 << bits, dtype=np.uint64) << np.uint64(64 - bits) if bits else pairs[:0]
+    first = np.concatenate([[0], np.searchsorted(pairs, ends), [len(pairs)]])
     wide = rows.num_rows > BLOCK_ROWS * 256
-    remainders = (pairs >> np.uint64(_REMAINDER_BITS)).astype("<u2")
-    numbers = pairs.astype("<u2").astype("<u2" if wide else "u1")
+    remainders = (pairs >> np.uint64(64 - bits - _REMAINDER_BITS)).astype("<u2")
+    numbers = (pairs & _BLOCK).astype("<u2" if wide else "u1")
     buckets = [
         remainders[start:end].tobytes() + numbers[start:end].tobytes()
         for start, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True)
@@ -180,7 +182,7 @@ def _hashes(words: pa.Array) -> Words:
     offsets = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
     text = np.frombuffer(words.buffers()[2] or b"", dtype=np.uint8)
     lengths = np.diff(offsets)
-    for length in np.unique(lengths).tolist():
+    for length in np.flatnonzero(np.bincount(lengths)).tolist():
         chosen = np.flatnonzero(lengths == length)
         width = min(length, _WORD_LENGTH_MAX)
         padded = np.zeros((len(chosen), -(-max(width, 1) // 8) * 8), dtype=np.uint8)
