@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 TARGET_BYTES = 32 * MIB
 """About what a merged segment comes to; one of half of that is left alone."""
-MEMORY_BYTES = 256 * MIB
+MEMORY_BYTES = 128 * MIB
 """About what the records of one merge take in memory; it is done twice over while they are sorted."""
 FAN_IN = 8
 """So many segments of about one size are merged while their day goes on …"""
