@@ -29,6 +29,8 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"text": "TIMEOUT"}, [0]),
     ({"text": "%"}, [1]),
     ({"text": "_"}, [2]),
+    ({"text": "[X] (Y)"}, [5]),
+    ({"text": "\\d"}, []),
     ({"text": "' OR 1=1 --"}, []),
     ({"regex": r"\d+"}, [1, 3]),
     ({"regex": r"^\[x\]"}, [5]),

@@ -58,7 +58,8 @@ class Filter:
         """SQL conditions and their parameters; a user's text is always a parameter."""
         found: list[tuple[str, Any]] = []
         if self.text is not None:
-            found.append(("contains(lower(body), lower(?))", self.text))
+            # Without a copy of every body in lower case; and as Arrow does it in `apply`.
+            found.append(("regexp_matches(body, ?)", f"(?i){re.escape(self.text)}"))
         if self.regex is not None:
             self._check_regex()
             found.append(("regexp_matches(body, ?)", self.regex))

@@ -37,7 +37,7 @@ _DATE = "date"
 # Nearly sorted integers shrink most as differences; what hardly repeats is not worth a dictionary.
 _DIFFERENCES = ("timestamp", "time_unix_nano", "observed_timestamp", "record_offset")
 _PLAIN = ("body", "attributes", "trace_id", "span_id")
-# Records of one service and severity look alike, and are asked for together: see docs/adr/0012.
+# Records of one service and severity look alike, and are asked for together: see docs/adr/0013.
 _ORDER: Any = [(name, "ascending") for name in ("service", "severity_number", "time_unix_nano", "record_offset")]
 _STATISTICS_TEXT_MAX = 64
 _LAST_CHARACTER = 0x10FFFF
