@@ -16,6 +16,7 @@ from ringlog.errors import Conflict, CorruptionError
 from ringlog.storage import Flush, Snapshot, Table, compaction, write_segments
 from ringlog.storage.compaction import CALM_S, FAN_IN, TARGET_BYTES, Compacted, compact, plan
 from ringlog.storage.contents import StoredSegment
+from ringlog.storage.index import open_index
 from storage.conftest import Place
 from storage.test_commit import flush, positions, racing
 from table_rows import DAY_NS, NOON, rows
@@ -263,3 +264,20 @@ def test_a_table_with_more_columns_keeps_them(table: Table) -> None:
     assert compact(table, LATER_S * 2).merged == 7
     held = table.snapshot().delta.to_pyarrow_table(columns=["http_status"])["http_status"].to_pylist()
     assert sorted(held, key=str) == [200] * 10 + [None] * 60
+
+
+def test_a_merged_segment_has_an_index_of_its_own(table: Table) -> None:
+    words = [f"{number:016x}" for number in range(40)]
+    for start in (0, 20):
+        attributes = [f'{{"request_id":"{word}"}}' for word in words[start : start + 20]]
+        table.commit(table.snapshot(), [flush(table, "a", start, 20, attributes=attributes)])
+    assert compact(table, LATER_S * 2).written == 1
+    data = table.objects.read(table.snapshot().segments()[0].path)
+
+    def read(offset: int, length: int) -> bytes:
+        return data[offset : offset + length]
+
+    index = open_index(pq.ParquetFile(pa.BufferReader(data)).metadata.metadata, read)
+    assert index is not None
+    assert [index.blocks([word], read) for word in words] == [[0]] * 40
+    assert index.blocks(["f" * 16], read) == []
