@@ -31,7 +31,7 @@ from ringlog.routing import Leading, Routes
 from ringlog.schema import pack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Table, write_segments
-from ringlog.storage.compaction import compact
+from ringlog.storage.compaction import CALM_S, compact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import corpus
@@ -110,7 +110,7 @@ def _build(url: str, records: int, merge: bool) -> str:
             flush(shard)
     if merge:
         before = {segment.path for segment in snapshot.segments()}
-        compact(table, time.time())
+        compact(table, time.time() + 2 * CALM_S)  # as if the day were over for some time
         for path in before - {segment.path for segment in table.snapshot().segments()}:
             table.objects.remove(path)  # as a vacuum would
     return needle
