@@ -173,12 +173,12 @@ def test_a_segment_that_is_there_twice(table: Table, held: Snapshot) -> None:
     assert {found.file, other} == {again[0].path, one_of(held, "b").path}
 
 
-def test_a_record_that_is_twice_in_one_segment(table: Table) -> None:
-    twice = pa.Table.from_batches([rows("a", 0, 5), rows("a", 3, 1)]).combine_chunks().to_batches()
-    table.commit(table.snapshot(), [Flush("a", 0, 6, write_segments(table.objects, "a", 0, twice))])
+def test_records_that_are_twice_in_one_segment(table: Table) -> None:
+    twice = pa.Table.from_batches([rows("a", 0, 6), rows("a", 2, 3)]).combine_chunks().to_batches()
+    table.commit(table.snapshot(), [Flush("a", 0, 9, write_segments(table.objects, "a", 0, twice))])
     double, missing = verify_table(table).problems
-    assert (double.what, double.start, double.end) == ("these records are twice in it", 3, 4)
-    assert (missing.what, missing.start, missing.end) == ("these records are in no segment", 5, 6)
+    assert (double.what, double.start, double.end) == ("these records are twice in it", 2, 5)
+    assert (missing.what, missing.start, missing.end) == ("these records are in no segment", 6, 9)
 
 
 def test_a_hole(table: Table, held: Snapshot) -> None:

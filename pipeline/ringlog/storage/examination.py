@@ -143,10 +143,15 @@ def _compare(seen: Examined, rows: pa.Table) -> None:
         rows = rows.filter(pc.and_(rows["shard"].is_valid(), rows["record_offset"].is_valid()))
     for shard in pc.unique(rows["shard"]).to_pylist():
         offsets = rows.filter(pc.equal(rows["shard"], shard))["record_offset"].to_numpy()
-        seen.spans[shard] = _spans(np.sort(offsets), segment.path)
+        seen.spans[shard] = _spans(offsets, segment.path)
 
 
 def _spans(offsets: np.ndarray, file: str) -> list[Span]:
-    """Sorted offsets as spans; one that stands there twice begins another."""
+    """The offsets as spans; those that stand there twice make further ones."""
+    unique, counts = np.unique(offsets, return_counts=True)
+    return [span for times in range(counts.max(initial=0)) for span in _runs(unique[counts > times], file)]
+
+
+def _runs(offsets: np.ndarray, file: str) -> list[Span]:
     cuts = [0, *(np.flatnonzero(np.diff(offsets) != 1) + 1).tolist(), len(offsets)]
     return [Span(int(offsets[a]), int(offsets[b - 1]) + 1, file) for a, b in itertools.pairwise(cuts)]
