@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +127,26 @@ def test_what_is_no_query_over_the_log_is_refused(cut: Cut, query: str) -> None:
 def test_an_error_names_the_column(cut: Cut) -> None:
     with pytest.raises(InvalidQuery, match="no_such_column"):
         run_sql("SELECT no_such_column FROM logs", cut)
+
+
+def test_a_forked_child_queries_too() -> None:
+    """In a process of its own: fork() is not for one with as many threads as this."""
+    script = """
+import os
+from ringlog.query import Cut, Tail, run_sql
+from table_rows import rows
+
+cut = Cut(None, (Tail("s", 0, 5, (rows("s", 0, 5),)),))
+
+def count():
+    return run_sql("SELECT count(*) FROM logs", cut).fetchall()[0][0]
+
+assert count() == 5
+pid = os.fork()
+if pid == 0:
+    os._exit(count())
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+assert count() == 5
+"""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env={**os.environ, "PYTHONPATH": paths})

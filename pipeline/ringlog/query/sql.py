@@ -30,7 +30,7 @@ SET GLOBAL lock_configuration = true;
 """
 
 _lock = threading.Lock()
-_engines: dict[str | None, Any] = {}
+_engines: dict[tuple[int, str | None], Any] = {}
 
 
 def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, ...] = ()) -> Result:
@@ -89,21 +89,23 @@ def _with_columns_of(cut: Cut, hot: pa.Table) -> pa.Table:
 
 def _engine(folder: str | None) -> Any:
     """The DuckDB instance of this process that can read the files under ``folder``, and nothing else."""
+    # A forked child has none of an engine's threads: it cannot use that, nor let go of it, and makes one of its own.
+    key = (os.getpid(), folder)
     with _lock:
-        if folder not in _engines:
+        if key not in _engines:
             engine = duckdb.connect(":memory:")
             engine.execute(_SETTINGS)
             if folder is not None:
                 engine.execute(f"SET GLOBAL allowed_directories = [{text(folder + '/')}]")
             engine.execute(_LOCK)
-            _engines[folder] = engine
-        return _engines[folder]
+            _engines[key] = engine
+        return _engines[key]
 
 
-def _forget() -> None:
-    """A forked child has none of the engines' threads."""
-    global _engines, _lock
-    _engines, _lock = {}, threading.Lock()
+def _unlock() -> None:
+    """Nobody is left in a forked child who would release the lock."""
+    global _lock
+    _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_unlock)
