@@ -104,7 +104,7 @@ def _engine(folder: str | None) -> Any:
 
 def _unlock() -> None:
     """Nobody is left in a forked child who would release the lock."""
-    global _lock
+    global _lock  # noqa: PLW0603
     _lock = threading.Lock()
 
 
