@@ -100,6 +100,30 @@ def test_a_lingering_batch_keeps_the_time_that_was_given_for_it() -> None:
             future.result(pipeline._settings.submit_timeout_s / 2)
 
 
+class Replaced(MemoryTransport):
+    """Its leader is stopped; the next one dies before it is reached; then nobody leads; then a third does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        self.asked += 1
+        epoch = min(self.asked, 4)
+        leaders = {} if epoch == 3 else {"shard-0": Leading("shard-0", "memory", "memory", epoch)}
+        return Routes(epoch, ("shard-0",), leaders)
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        if leading.epoch == 2:
+            raise ringlog.Unavailable("it is gone")
+        return Silent() if leading.epoch == 1 else super().connect(leading, on_frame, on_closed)
+
+
+def test_a_leader_that_dies_before_it_is_reached_strands_nobody() -> None:
+    with ringlog.Pipeline(Replaced()) as pipeline:
+        assert pipeline.submit_logs({"body": "x"}, timeout_s=20).records == 1
+
+
 class TableAway(MemoryTransport):
     """The journals take everything; who waits for the table gets no answer until it is back."""
 

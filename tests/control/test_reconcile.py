@@ -172,6 +172,21 @@ def test_whoever_has_the_newest_epoch_leads_rather_than_who_leads_least() -> Non
     assert (takeover.shard, takeover.candidate) == ("shard-0", "shard-2")
 
 
+def test_whoever_a_quorum_answers_without_may_begin_anew_and_nobody_else() -> None:
+    """A leader that has lost its quorum still says that it leads; the journals of the others may be all there is."""
+    one = reconciler()
+    two = statuses({"shard-0", "shard-1"}, shard_0=("shard-0", 1, ALL), shard_1=("shard-1", 1, ALL))
+    assert not one.dispensable("shard-2", two), "shard-2 has no leader"
+    two["shard-0"]["leading"]["shard-2"] = two["shard-0"]["leading"]["shard-0"]
+    assert one.dispensable("shard-2", two)
+    two["shard-1"]["keeping"]["shard-0"]["id"] = "a new journal"
+    assert not one.dispensable("shard-2", two)
+    alone = statuses({"shard-0"}, shard_0=("shard-0", 1, ALL))
+    for shard in ("shard-1", "shard-2"):
+        alone["shard-0"]["leading"][shard] = alone["shard-0"]["leading"]["shard-0"]
+    assert not one.dispensable("shard-2", alone)
+
+
 def test_of_two_that_say_they_lead_the_higher_epoch_counts() -> None:
     found = statuses(ALL, shard_0=("shard-1", 4, ALL))
     found["shard-2"]["leading"]["shard-0"] = {"epoch": 5, "members": {}}

@@ -333,6 +333,17 @@ def test_while_the_table_is_away_the_logs_tell_from_where_on_it_goes() -> None:
     assert one.handle(Stored(SHARD, "mine", 50), 2.0).send == (), "too late"
 
 
+def test_a_tick_that_comes_for_the_seals_does_not_forget_the_table() -> None:
+    """All seal at once; the deadline of the seals passes while the table is waited for."""
+    one = takeover()
+    claimed(one)
+    for id in "abc":
+        one.handle(sealed(id, 4, 20), 0.01)
+    assert one.phase == "table"
+    assert one.tick(GRACE_S) == Output(deadline=0.01 + TABLE_S)
+    assert one.tick(0.01 + TABLE_S).send == (Fetch(SHARD, "a", 5, 0),)
+
+
 def test_logs_that_contradict_one_another_are_not_gone_on_from_without_the_table() -> None:
     one = after_seals(sealed("a", 4, 20), sealed("b", 3, 90, trimmed=50))
     assert one.tick(GRACE_S + TABLE_S).send == (ReadState(SHARD, "mine"),), "has a later epoch gone on?"

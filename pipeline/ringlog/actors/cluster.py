@@ -43,8 +43,11 @@ ROUTES_DEADLINE_S = 3.0
 DECIDED_DEADLINE_S = 3.0
 HOUSEKEEPING_LOOK_S = 5.0
 HOUSEKEEPER_DEADLINE_S = 2.0
-ON_THE_HEAD = {"node:__internal_head__": 0.001}
-"""For actors that share the fate of Ray's head anyway: no other node that dies takes them with it."""
+ON_THE_HEAD = {"resources": {"node:__internal_head__": 0.001}, "scheduling_strategy": "DEFAULT"}
+"""For actors that share the fate of Ray's head anyway: no other node that dies takes them with it.
+
+Never in the placement group of whoever starts the pipeline, which has no part of the head.
+"""
 ROUTES_WAITING_MAX = 100_000
 """How many clients may wait for newer routes at once. They take memory, not threads."""
 _POLL_S = 0.1
@@ -197,7 +200,7 @@ class _ControllerActor(Controller):
         names = shard_names(settings.shards)
 
         household = _Household(settings, pipeline, self._chosen)
-        options = {"resources": ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
+        options = {**ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
         router = _actor(Router, ROUTER, options, names, settings.rebalance_interval_s)
         _actor(_HousekeeperActor, HOUSEKEEPER, {"scheduling_strategy": "SPREAD"}, self._chosen)
         super().__init__(names, settings.replicas, settings.quorum, household, router, data_plane_token())
@@ -274,7 +277,7 @@ def start(settings: Settings) -> Cluster:
         cluster = connect()
     except Unavailable:
         pipeline = _pipeline_id(settings)
-        _actor(_ControllerActor, CONTROLLER, {"resources": ON_THE_HEAD}, pipeline, chosen)
+        _actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, pipeline, chosen)
         cluster = connect()
     if cluster.settings.root != settings.root:
         raise ConfigurationError(

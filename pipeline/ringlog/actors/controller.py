@@ -89,7 +89,9 @@ class Controller:
         self._changed = threading.Event()
         self._unpublished = threading.Event()
         self._heartbeats = Heartbeats(self._changed, token)
+        # Whoever flushes for long, or waits for a call that hangs, holds up no takeover.
         self._calls = ThreadPoolExecutor(4 * len(actors) + 2, thread_name_prefix="ringlog-call")
+        self._tasks = ThreadPoolExecutor(4 * len(actors) + 2, thread_name_prefix="ringlog-task")
         self._threads = [
             threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
             threading.Thread(target=self._keep_publishing, name="ringlog-publish", daemon=True),
@@ -219,7 +221,7 @@ class Controller:
                 self._unpublished.set()
             try:
                 self._round()
-            except RinglogError as error:
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: the next round begins anew)
                 _logger.warning("this round of the controller failed; the next one begins anew: %s", error)
             self._changed.wait(ROUND_S)
 
@@ -230,7 +232,7 @@ class Controller:
         for takeover in self._reconciler.decide(statuses, time.monotonic(), leaving):
             this = self._begin_try(takeover.shard, candidate=takeover.candidate)
             if this is not None:
-                self._calls.submit(self._take_over, this, takeover, statuses)
+                self._tasks.submit(self._take_over, this, takeover, statuses)
         self._look_after(statuses, time.monotonic())
 
     def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
@@ -239,6 +241,7 @@ class Controller:
             tries = list(self._tries.values())
         for one in tries:
             if one.candidate is not None and one.candidate not in statuses:
+                self._reconciler.failed(one.what, time.monotonic())
                 self._end_try(one)
 
     def _look_after(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> None:
@@ -256,14 +259,9 @@ class Controller:
             this = self._begin_try(_home(actor))
             if this is not None:
                 self._look_again_at[actor] = now + ABSENT_S
-                # Who keeps a part of a shard that has no leader may be needed to open it, as who it was.
-                needed = any(
-                    leader_of(shard, statuses) is None
-                    for shard in self._reconciler.shards
-                    if actor in self._reconciler.wished(shard)
-                )
+                needed = not self._reconciler.dispensable(actor, statuses)
                 for_good = absent_s >= REPLACE_S or self._on.get(actor) in self._leaving
-                self._calls.submit(self._bring, this, actor, for_good and not needed)
+                self._tasks.submit(self._bring, this, actor, for_good and not needed)
 
     def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
         """Whether it is on its way; ends ``this`` try."""
@@ -298,7 +296,7 @@ class Controller:
             self._unpublished.clear()
             try:
                 self._publish(self._heartbeats.statuses())
-            except RinglogError as error:
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is told again)
                 _logger.debug("the router is not told now: %s", error)
                 self._closed.wait(ROUND_S)
 
@@ -319,6 +317,8 @@ class Controller:
 
     def _take_over(self, this: _Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         shard = takeover.shard
+        if self._tries.get(shard) is not this:
+            return  # given up before it began
         try:
             self._lead(takeover, statuses)
             self._trouble.pop(shard, None)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ringlog.errors import RinglogError
+from ringlog.errors import Unavailable
 from ringlog.wire import Pulse
 
 _logger = logging.getLogger(__name__)
@@ -67,9 +67,10 @@ class Heartbeats:
             began = time.monotonic()
             try:
                 self._hear(name, actor.call("status", self._locations(), timeout_s=SILENCE_S))
-            except RinglogError as error:
+            except Exception as error:  # noqa: BLE001  (whatever Ray or Flight raises: it is asked again)
                 _logger.debug("%s does not answer: %s", name, error)
-                self._note(name, None)
+                if self._wanted(name):
+                    self._note(name, None)
             self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
 
     def _hear(self, name: str, found: dict[str, Any]) -> None:
@@ -80,6 +81,8 @@ class Heartbeats:
             while self._wanted(name):
                 self._note(name, status)
                 beat = pulse.beat(self._locations(), status["changes"], HEARTBEAT_S, SILENCE_S)
+                if beat["actor"] != name:
+                    raise Unavailable(f"{beat['actor']} listens where {name} did")
                 status = {**found, **beat}
         finally:
             pulse.close()

@@ -375,7 +375,8 @@ class Sender:
         if routes is not None:
             self._take_routes(routes)
         for (shard, _), producer in self._producers.items():
-            if producer.leader_epoch is None and len(producer):
+            dialled = shard in self._dials or shard in self._connections
+            if len(producer) and (producer.leader_epoch is None or not dialled):
                 self._connect(shard)
         awaiting, self._awaiting = self._awaiting, []
         for then in awaiting:

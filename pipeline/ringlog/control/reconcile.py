@@ -71,6 +71,23 @@ class Reconciler:
         """How many more of the actors that should keep ``shard`` must answer before it can open at all."""
         return max(0, self._quorum - sum(actor in statuses for actor in self.wished(shard)))
 
+    def dispensable(self, actor: str, statuses: Statuses) -> bool:
+        """Whether every shard that ``actor`` should keep is led, by a quorum of members that answer without it.
+
+        Else its journals may be needed: as who it was, it must not begin anew.
+        """
+        return all(self._led_without(actor, shard, statuses) for shard in self.shards if actor in self.wished(shard))
+
+    def _led_without(self, actor: str, shard: str, statuses: Statuses) -> bool:
+        leader = leader_of(shard, statuses)
+        if leader is None:
+            return False
+        answering: int = sum(
+            name != actor and name in statuses and _replica(shard, statuses[name]) == member["id"]
+            for name, member in statuses[leader]["leading"][shard]["members"].items()
+        )
+        return answering >= self._quorum
+
     def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
         wished = self.wished(shard)

@@ -34,7 +34,7 @@ from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_bo
 
 RESEND_S = 1.0
 """How long an answer may take before the question is sent again."""
-RESEND_LONG_S = (2.0, 32.0)
+RESEND_LONG_S = (2.0, 8.0)
 """The same where a long tail is on its way, and takes its time: at first, and at most."""
 GRACE_S = 0.15
 """How long a takeover that could go on waits for the members that have not answered yet."""
@@ -200,6 +200,8 @@ class Takeover:
             # It is away. It holds at least what any member has trimmed, and the archiver will look where it ends.
             known = max(log.trimmed for log in self._sealed.values())
             return self._took_version(Stored(self.shard, self.nonce, known), now)
+        if self.phase == "table" and now < self._table_due and not self._unanswered:
+            return Output(deadline=self._table_due)
         if not self._unanswered:
             return NOTHING  # the metadata store and the table are asked by calls that always end
         self._unanswered = ""

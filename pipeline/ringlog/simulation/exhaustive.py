@@ -306,7 +306,7 @@ class Exploration:
             yield self._move(at, cell, world, ("asks", Standing(SHARD, takeover.nonce, world.state, world.version)))
         if takeover is not None and takeover.phase == "table":
             yield self._move(at, cell, world, ("asks", Stored(SHARD, takeover.nonce, world.stored)))
-        if takeover is not None and takeover.phase in ("seal", "join"):
+        if takeover is not None and takeover.phase in ("seal", "join", "table"):
             yield self._move(at, cell, world, ("waits no longer",))
         if leader is not None:
             for sequence in range(case.entries):
@@ -401,6 +401,8 @@ class Exploration:
             case ("claims", *begins, standing):
                 participant, _ = self._happens(participant, ("begins", *begins))
                 return self._happens(participant, ("asks", standing))
+            case ("asks", Stored() as answer):
+                return participant, participant.answer(answer, 0.0)
             case ("asks", answer):
                 participant.answer(Unanswered(SHARD, answer.nonce), 0.0)
                 participant.tick(LATE)
