@@ -3,7 +3,7 @@
     .venv/bin/python jobs/bench_queries.py --records 1000000 --json
 
 The table is made as archivers make it: records go to three shards by the ring, and each shard flushes when it holds
-``flush_bytes``; ``--compact`` merges its segments then. Each query goes the way of `ringlog.table` or of
+``flush_bytes``; ``--compact`` merges its segments then. Each query goes the way of `ringlog.sql` or
 `ringlog.search`, over the table alone: a running pipeline adds the time of asking its leaders. The yardstick is one
 connection on one Parquet file, written by DuckDB with zstd in order of arrival.
 """
@@ -26,7 +26,7 @@ import orjson
 import pyarrow as pa
 
 import ringlog
-from ringlog.query import Filter, read_table, run_search
+from ringlog.query import Filter, read_table, run_search, run_sql
 from ringlog.routing import Leading, Routes
 from ringlog.schema import pack, with_position
 from ringlog.settings import Settings
@@ -58,7 +58,7 @@ def main() -> None:
         root, plain = f"{folder}/root", f"{folder}/plain.parquet"
         needle = _build(f"{root}/logs", arguments.records, arguments.compact)
         _write_plain(plain, arguments.records)
-        ours, theirs = _ours(root, needle), _theirs(plain, needle)
+        ours, theirs = _ours(f"{root}/logs", needle), _theirs(plain, needle)
         rows = {name: _compare(ours[name], theirs[name], arguments.runs) for name in ours}
         sizes = {"table_mb": _megabytes(Path(root, "logs")), "plain_mb": _megabytes(Path(plain))}
         segments = len(list(Path(root).glob("logs/date=*/*.parquet")))
@@ -109,9 +109,9 @@ def _build(url: str, records: int, merge: bool) -> str:
         if held[shard]:
             flush(shard)
     if merge:
-        before = {segment.path for segment in snapshot.segments()}
         compact(table, time.time() + 2 * CALM_S)  # as if the day were over for some time
-        for path in before - {segment.path for segment in table.snapshot().segments()}:
+        kept = {segment.path for segment in table.snapshot().segments()}
+        for path in set(table.objects.list("date=2026-01-31")) - kept:
             table.objects.remove(path)  # as a vacuum would
     return needle
 
@@ -122,11 +122,9 @@ def _write_plain(path: str, records: int) -> None:
     connection.execute(f"COPY records TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
 
 
-def _ours(root: str, needle: str) -> dict[str, Query]:
-    url = f"{root}/logs"
-
+def _ours(url: str, needle: str) -> dict[str, Query]:
     def sql(query: str) -> Query:
-        return lambda: ringlog.table(root, query).fetchall()
+        return lambda: run_sql(query, read_table(url, {})).fetchall()
 
     def search(wanted: Filter) -> Query:
         now = datetime.datetime.now(datetime.timezone.utc)
