@@ -140,3 +140,12 @@ def test_a_table_made_anew_in_the_same_place_is_seen(table: Table) -> None:
     Table(table.url, {}).open_or_create()
     flush(table, 0, 2)
     assert run_sql("SELECT count(*) FROM logs", read_table(table.url, {})).fetchall() == [(2,)]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_scanned_as_a_dataset(tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "ro[o]t" / "logs"), {})
+    table.open_or_create()
+    snapshot = flush(table, 0, 5)
+    assert files_of(snapshot) is None
+    assert run_sql("SELECT count(*) FROM logs", Cut(snapshot, ())).fetchall() == [(5,)]
+    assert found(Cut(snapshot, ()), id=identified(3)) == [3]
