@@ -356,7 +356,7 @@ MUTANTS = (
         "ringlog.replication.takeover",
         "if self._stored > (self._best.end if self._best else 0):",
         "if False:",
-        Seeds(60, {"duel": 0.4, "table slow": 0.4, "table failing": 0.3, "membership": 0.3}),
+        Directed("a_table_that_is_ahead_of_a_takeover_means_that_it_is_late"),
     ),
     Mutant(
         "no boundary where an epoch begins",
