@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import BACKOFF_S, CALM_S, GATHER_S, LEADERLESS_S, PATIENCE_S, leader_of
+from ringlog.control.reconcile import BACKOFF_S, CALM_S, LEADERLESS_S, PATIENCE_S, RETURNING_S, leader_of
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -157,7 +157,7 @@ def test_where_most_were_away_the_others_are_waited_for_a_moment_not_from_when_t
     back = statuses({"shard-0", "shard-1"})
     assert one.decide(back, 100.0) == [], "the third is about to come"
     assert one.decide(back, 100.0 + LEADERLESS_S) == []
-    assert {takeover.shard for takeover in one.decide(back, 100.0 + GATHER_S)} == set(ACTORS)
+    assert {takeover.shard for takeover in one.decide(back, 100.0 + RETURNING_S)} == set(ACTORS)
     all_at_once = reconciler()
     all_at_once.decide(statuses({"shard-0"}), 100.0)
     assert len(all_at_once.decide(statuses(ALL), 100.0)) == 3

@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util import get_node_ip_address
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
-from ringlog.actors.homes import Homes, draining_nodes
+from ringlog.actors.homes import Homes
 from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
@@ -151,7 +151,7 @@ class _Household:
         self._homes.note(actor, node)
 
     def leaving(self) -> Collection[str]:
-        return draining_nodes()
+        return self._homes.leaving()
 
     def _had_journals(self, actor: str) -> bool:
         """Whether some shard counts on a journal of ``actor``. Raises `Unavailable` when that cannot be said now."""

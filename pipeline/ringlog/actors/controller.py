@@ -48,7 +48,7 @@ class Household(Protocol):
         """``actor`` says that it runs on ``node``."""
 
     def leaving(self) -> Collection[str]:
-        """The nodes that were told to end, and take nothing new until they do."""
+        """The actors whose nodes were told to end, and whose nodes then did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,7 @@ class Controller:
         self._shards: dict[str, Remote] = {}
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
-        self._on: dict[str, str] = {}  # the node of each actor that has answered
-        self._leaving: frozenset[str] = frozenset()  # nodes that were told to end; their ids are never used again
+        self._leaving: Collection[str] = ()
         self._trouble: dict[str, str] = {}
         self._tries: dict[str, _Try] = {}  # by shard: what is under way, one at a time
         self._ended = threading.Condition()
@@ -228,8 +227,7 @@ class Controller:
     def _round(self) -> None:
         statuses = self._heartbeats.statuses()
         self._give_up_silent(statuses)
-        leaving = [actor for actor, status in statuses.items() if status["node"] in self._leaving]
-        for takeover in self._reconciler.decide(statuses, time.monotonic(), leaving):
+        for takeover in self._reconciler.decide(statuses, time.monotonic(), self._leaving):
             this = self._begin_try(takeover.shard, candidate=takeover.candidate)
             if this is not None:
                 self._tasks.submit(self._take_over, this, takeover, statuses)
@@ -249,8 +247,7 @@ class Controller:
         for actor in self._reconciler.actors:
             if actor in statuses:
                 self._absent_since.pop(actor, None)
-                self._on[actor] = statuses[actor]["node"]
-                self._household.lives(actor, self._on[actor])
+                self._household.lives(actor, statuses[actor]["node"])
                 continue
             absent_s = now - self._absent_since.setdefault(actor, now)
             missed = actor not in self._shards or absent_s >= ABSENT_S
@@ -260,7 +257,7 @@ class Controller:
             if this is not None:
                 self._look_again_at[actor] = now + ABSENT_S
                 needed = not self._reconciler.dispensable(actor, statuses)
-                for_good = absent_s >= REPLACE_S or self._on.get(actor) in self._leaving
+                for_good = absent_s >= REPLACE_S or actor in self._leaving
                 self._tasks.submit(self._bring, this, actor, for_good and not needed)
 
     def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
@@ -281,7 +278,7 @@ class Controller:
         """In a thread of its own: Ray may take long to answer, and is not waited for."""
         while not self._closed.is_set():
             try:
-                self._leaving = frozenset({*self._leaving, *self._household.leaving()})
+                self._leaving = self._household.leaving()
             except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
                 _logger.debug("which nodes are about to end is not known now: %s", error)
             self._closed.wait(LEAVING_S)

@@ -27,6 +27,7 @@ class Homes:
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._homes: dict[str, Node] = {}
+        self._told_to_end: frozenset[str] = frozenset()  # ids of nodes, also of those that are gone by now
 
     def note(self, actor: str, node_id: str) -> None:
         """``actor`` says that it runs on this node."""
@@ -35,6 +36,11 @@ class Homes:
         found = next((node for node in alive_nodes() if node.id == node_id), None)
         if found is not None:
             self._homes[actor] = found
+
+    def leaving(self) -> frozenset[str]:
+        """The actors that live on a node that was told to end, or did until it ended."""
+        self._told_to_end |= draining_nodes()
+        return frozenset(actor for actor, home in list(self._homes.items()) if home.id in self._told_to_end)
 
     def is_there(self, actor: str) -> bool:
         """Whether the node on which ``actor`` lives is alive: then it is Ray's to restart it."""

@@ -111,10 +111,9 @@ class ShardHost:
         self._stored: dict[str, int] = {}
         self._appended_bytes = 0
         self._table = Table(settings.table_url, settings.storage_options())
+        # Either may be away, and calls that hang in one must not hold up the other.
         self._metadata_calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-metadata")
-        self._table_calls = ThreadPoolExecutor(
-            4, thread_name_prefix="ringlog-table"
-        )  # one may be away, and not the other
+        self._table_calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-table")
         self._thread = threading.Thread(target=self._run, name="ringlog-inbox", daemon=True)
         self._thread.start()
         for folder in sorted(journals.glob("*")):  # who this is stands on the disk

@@ -87,8 +87,7 @@ class Sender:
         self._refreshed = time.monotonic()
         self._refreshing = False
         self._awaiting: list[Callable[[], None]] = []  # what is tried again with the next routes
-        # By shard, and whether they wait for the table: it may be away while acknowledgements from journals go on.
-        self._producers: dict[tuple[str, bool], Producer] = {}
+        self._producers: defaultdict[str, dict[str, Producer]] = defaultdict(dict)  # of each shard, by name
         self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
         self._connections: dict[str, Connection] = {}
         self._owing_since: dict[str, float] = {}
@@ -160,7 +159,7 @@ class Sender:
     def _run(self) -> None:
         while True:
             now = time.monotonic()
-            wakes = [producer.wake() for producer in self._producers.values()]
+            wakes = [producer.wake() for _, producer in self._each()]
             wakes += [self._batcher.wake(), self._suspects_at()]
             wake = min((one for one in wakes if one is not None), default=None)
             try:
@@ -174,7 +173,7 @@ class Sender:
 
     def _tick(self, now: float) -> None:
         self._pack(self._batcher.take(now))
-        for (shard, _), producer in self._producers.items():
+        for shard, producer in self._each():
             self._do(shard, producer.tick(now))
         suspects_at = self._suspects_at()
         if suspects_at is not None and suspects_at <= now:
@@ -235,18 +234,21 @@ class Sender:
             self._do(shard, producer.submit(batch, now))
 
     def _producer(self, shard: str, stored: bool) -> Producer:
-        key = shard, stored
-        if key not in self._producers:
-            self._producers[key] = Producer(shard, f"{self._name}-stored" if stored else self._name)
+        """One of its own for what waits for the table: that may be away while journals go on acknowledging."""
+        name = f"{self._name}-stored" if stored else self._name
+        producers = self._producers[shard]
+        if name not in producers:
+            producers[name] = Producer(shard, name)
             dial = self._dials.get(shard)
             if shard in self._connections and dial is not None:
-                self._begin(shard, dial.leading, self._producers[key])
+                self._begin(shard, dial.leading, producers[name])
             else:
                 self._connect(shard)
-        return self._producers[key]
+        return producers[name]
 
-    def _of(self, shard: str) -> list[Producer]:
-        return [producer for (one, _), producer in self._producers.items() if one == shard]
+    def _each(self) -> list[tuple[str, Producer]]:
+        """Every producer with its shard."""
+        return [(shard, producer) for shard, named in self._producers.items() for producer in named.values()]
 
     def _connect(self, shard: str) -> None:
         leading = self._routes.leaders.get(shard)
@@ -281,7 +283,7 @@ class Sender:
             self._refresh(NEWER_S)
         else:
             self._connections[shard] = connection
-            for producer in self._of(shard):
+            for producer in self._producers[shard].values():
                 self._begin(shard, dial.leading, producer)
 
     def _begin(self, shard: str, leading: Leading, producer: Producer) -> None:
@@ -292,7 +294,7 @@ class Sender:
     def _closed(self, shard: str, dial: _Dial) -> None:
         if self._dials.get(shard) is dial:
             self._hang_up(shard)
-            for producer in self._of(shard):
+            for producer in self._producers[shard].values():
                 self._do(shard, producer.disconnected())
 
     def _hang_up(self, shard: str) -> None:
@@ -307,7 +309,7 @@ class Sender:
         self._inbox.put(lambda: self._answered(message))
 
     def _answered(self, message: Any) -> None:
-        producer = next((one for one in self._of(message.shard) if one.name == message.producer), None)
+        producer = self._producers[message.shard].get(message.producer)
         if producer is None:
             return
         self._owing_since.pop(message.shard, None)
@@ -319,7 +321,7 @@ class Sender:
         if connection is not None:
             for submit in step.send:
                 connection.send(encode(submit))
-            if any(map(len, self._of(shard))):
+            if any(map(len, self._producers[shard].values())):
                 self._owing_since.setdefault(shard, time.monotonic())
         for pieces, result in step.results:
             start = result.start if isinstance(result, Acknowledged) else 0
@@ -374,7 +376,7 @@ class Sender:
         self._refreshed = time.monotonic()
         if routes is not None:
             self._take_routes(routes)
-        for (shard, _), producer in self._producers.items():
+        for shard, producer in self._each():
             dialled = shard in self._dials or shard in self._connections
             if len(producer) and (producer.leader_epoch is None or not dialled):
                 self._connect(shard)
@@ -385,7 +387,7 @@ class Sender:
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:
             self._routes = routes
-        for (shard, _), producer in self._producers.items():
+        for shard, producer in self._each():
             leading = self._routes.leaders.get(shard)
             if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing

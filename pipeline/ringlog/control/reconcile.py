@@ -16,7 +16,7 @@ PATIENCE_S = 3.0
 """How long a shard may wait for a member before it begins, or goes on, with fewer than wished."""
 LEADERLESS_S = 0.2
 """How long a shard that was led before may wait for one: callers wait with it."""
-GATHER_S = 1.0
+RETURNING_S = 1.0
 """The same where most of its members were away, and come back one after the other."""
 BACKOFF_S = (0.5, 15.0)
 CALM_S = 10.0
@@ -38,7 +38,7 @@ class _Attempts:
     next_at: float
     pause_s: float = BACKOFF_S[0]
     alive: tuple[str, ...] = ()
-    gathers: bool = False
+    returning: bool = False
 
 
 class Reconciler:
@@ -126,7 +126,7 @@ class Reconciler:
             attempts.alive, attempts.pause_s = alive, BACKOFF_S[0]
             attempts.next_at = min(attempts.next_at, now + BACKOFF_S[0])
         if len(alive) < self._quorum:  # nothing can begin yet
-            attempts.absent_since, attempts.gathers = now, True
+            attempts.absent_since, attempts.returning = now, True
             return None
         waited = now - attempts.absent_since
         if leaves:
@@ -134,7 +134,7 @@ class Reconciler:
         elif leader is not None or _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))
         else:
-            patience_s = GATHER_S if attempts.gathers else LEADERLESS_S
+            patience_s = RETURNING_S if attempts.returning else LEADERLESS_S
             ready = waited >= patience_s or len(alive) == len(wished)
         if not ready or now < attempts.next_at:
             return None

@@ -196,17 +196,11 @@ class Takeover:
             return self._again(self._joins(), now) if self._long() else self._output(self._joins(), now)
         if self.phase == "fetch":
             return self._again(self._fetches(), now)
-        if self.phase == "table" and now >= self._table_due and self._sealed and not self._owes_gap():
-            # It is away. It holds at least what any member has trimmed, and the archiver will look where it ends.
-            known = max(log.trimmed for log in self._sealed.values())
-            return self._took_version(Stored(self.shard, self.nonce, known), now)
-        if self.phase == "table" and now < self._table_due and not self._unanswered:
-            return Output(deadline=self._table_due)
-        if not self._unanswered:
-            return NOTHING  # the metadata store and the table are asked by calls that always end
-        self._unanswered = ""
         if self.phase == "table":
-            return self._read_table(now)
+            return self._wait_for_table(now)
+        if not self._unanswered:
+            return NOTHING  # the metadata store is asked by calls that always end
+        self._unanswered = ""
         # Whether the claim or the open was carried out, only the store can say; an open is never walked away from.
         return self._output((ReadState(self.shard, self.nonce),), now)
 
@@ -355,6 +349,19 @@ class Takeover:
             self.phase, self._table_due = "table", now + TABLE_S
         fence = self.epoch if self._owes_gap() else None
         return self._output((ReadStored(self.shard, self.nonce, fence),), now)
+
+    def _wait_for_table(self, now: float) -> Output:
+        """Not for long where the logs tell enough: it holds at least what any member has trimmed.
+
+        The archiver will look where it ends.
+        """
+        if now >= self._table_due and self._sealed and not self._owes_gap():
+            known = max(log.trimmed for log in self._sealed.values())
+            return self._took_version(Stored(self.shard, self.nonce, known), now)
+        if self._unanswered:
+            self._unanswered = ""
+            return self._read_table(now)
+        return Output(deadline=self._table_due) if now < self._table_due else NOTHING
 
     def _took_version(self, message: Stored, now: float) -> Output:
         self._stored = message.end
