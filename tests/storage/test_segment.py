@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,33 @@ def test_records_of_one_service_and_severity_stand_side_by_side_in_order_of_time
     )
     [segment] = write_segments(objects, "s", 0, [batch])
     assert read(objects, segment)["record_offset"].to_pylist() == [4, 2, 5, 3, 0, 1]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3),
+            st.none() | st.integers(0, 24),
+            st.integers(0, 3),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_the_order_is_that_of_arrow_itself(keys: list[tuple[str | None, int | None, int]]) -> None:
+    services, severities, times = zip(*keys, strict=True)
+    plain = rows("s", 0, len(keys), times=NOON + np.array(times) * DAY_NS // 2)
+    given_columns = {"service": pa.array(services, pa.string()), "severity_number": pa.array(severities, pa.int8())}
+    table = pa.Table.from_arrays(
+        [given_columns.get(name, plain[name]) for name in plain.schema.names], schema=plain.schema
+    )
+    order = [(name, "ascending") for name in ("service", "severity_number", "time_unix_nano", "record_offset")]
+    expected = table.sort_by([("date", "ascending"), *order])
+    with tempfile.TemporaryDirectory() as folder:
+        objects = Objects(folder, {})
+        segments = write_segments(objects, "s", 0, table.to_batches())
+        offsets = [read(objects, segment)["record_offset"].to_pylist() for segment in segments]
+    assert [offset for each in offsets for offset in each] == expected["record_offset"].to_pylist()
 
 
 def test_a_flipped_bit_is_noticed(objects: Objects) -> None:
