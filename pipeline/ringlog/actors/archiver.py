@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ringlog.errors import RinglogError
+from ringlog.actors.payloads import all_rows
+from ringlog.errors import ConfigurationError, RinglogError
 from ringlog.replication import Entry, Violation, to_archive
-from ringlog.schema import unpack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
+from ringlog.storage.evolution import promote
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Archiver:
         self.trouble: str | None = None
         self._table = table
         self._settings = settings
+        self._wanted = settings.promoted
         self._unflushed = unflushed
         self._stored = stored
         self._on_failure = on_failure
@@ -113,10 +115,10 @@ class Archiver:
         due = [part for part in self._unflushed() if part.entries and self._due(part, demanded)]
         if not due:
             return False
-        snapshot = self._table.open_or_create()
+        snapshot = self._promoted(self._table.open_or_create())
         pieces = {part.shard: self._piece(part, snapshot) for part in due}
         flushes = [
-            Flush(shard, entries[0].start, entries[-1].end, self._write(shard, entries))
+            Flush(shard, entries[0].start, entries[-1].end, self._write(shard, entries, snapshot.promoted))
             for shard, entries in pieces.items()
             if entries
         ]
@@ -154,5 +156,4 @@ class Archiver:
         )
 
     def _write(self, shard: str, entries: Sequence[Entry]) -> list[Segment]:
-        batches = [with_position(unpack(entry.payload), shard, entry.start) for entry in entries]
-        return write_segments(self._table.objects, shard, entries[0].start, batches)
+        return write_segments(self._table.objects, shard, entries[0].start, [all_rows(shard, entries)])
