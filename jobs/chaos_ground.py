@@ -181,19 +181,19 @@ class Ground:
         """Where Ray's processes and the actors write their logs."""
         return Path(self._cluster.head_node.get_session_dir_path()) / "logs"
 
-    def add_node(self) -> None:
-        """One more raylet: at the next address of loopback, or at the first of the network that has none."""
+    def add_node(self) -> str:
+        """One more raylet, at the next address of loopback or the first of the network that has none; its address."""
         taken = {str(node.node_ip_address) for node in self.all_nodes()}
         if self.network is None:
-            self._add_node(next(ip for ip in self._addresses if ip not in taken))
-            return
+            return self._add_node(next(ip for ip in self._addresses if ip not in taken))
         node = next(node for node in self.network.nodes if self.network.address(node) not in taken)
         with self.network.inside(node):
-            self._add_node(self.network.address(node))
+            return self._add_node(self.network.address(node))
 
-    def _add_node(self, address: str) -> None:
+    def _add_node(self, address: str) -> str:
         options = {} if self.all_nodes() else {"gcs_server_port": self._gcs_port}
         self._cluster.add_node(node_ip_address=address, num_cpus=1, include_dashboard=False, **options)
+        return address
 
     def nodes(self) -> list[Any]:
         """The raylets that may be hit: those that live, but for the head's."""
@@ -249,9 +249,10 @@ class Ground:
             return {"error": str(error)}
 
     def lose_node(self, node: Any) -> None:
-        """Clean up after a raylet that is dead, and put another one there."""
+        """Clean up after a raylet that is dead, and put another one there, unless there are more than at first."""
         self._cluster.remove_node(node, allow_graceful=False)
-        self.add_node()
+        if len(self.all_nodes()) < NODES:
+            self.add_node()
 
     def journals_of(self, actor: str) -> Path:
         """The folder of an actor's journals."""

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from chaos_crowd import Crowd
-from chaos_ground import DIES_WITHIN_S, POLL_S, Actor, Ground, eventually, kill, parent, raylet_pid
+from chaos_ground import DIES_WITHIN_S, NODES, POLL_S, Actor, Ground, eventually, kill, parent, raylet_pid
 from chaos_history import Fault
 
 FILLS_WITHIN_S = 10.0
@@ -185,6 +185,13 @@ class Nemesis:
         node = self._draw.choice(nodes)
         return self._stop(raylet_pid(node), str(node.node_ip_address), frozenset(self._on(node)))
 
+    def join_node(self) -> Hit | None:
+        """One more raylet joins, and gets an actor once all is calm; the next one that dies is not replaced."""
+        if "GCS" in self._away or len(self._ground.all_nodes()) > NODES:
+            return None
+        at = time.monotonic_ns()
+        return Hit(self._ground.add_node(), at)
+
     def wipe(self) -> Hit | None:
         """A shard actor dies and its disk with it; only where every shard can bear the loss of one."""
         if not self._bears_a_loss():
@@ -322,6 +329,7 @@ FAULTS: dict[str, Callable[[Nemesis], Hit | None]] = {
     "kill_client": Nemesis.kill_client,
     "kill_node": Nemesis.kill_node,
     "stop_node": Nemesis.stop_node,
+    "join_node": Nemesis.join_node,
     "wipe": Nemesis.wipe,
     "wipe_node": Nemesis.wipe_node,
     "disk_full": Nemesis.disk_full,
@@ -335,7 +343,7 @@ FAULTS: dict[str, Callable[[Nemesis], Hit | None]] = {
     "cut_half": Nemesis.cut_half,
 }
 SERVER_OF = {"kill_etcd": "etcd", "stop_etcd": "etcd", "kill_s3": "s3", "stop_s3": "s3"}
-OF_NODES = {"kill_node", "stop_node", "wipe_node"}
+OF_NODES = {"kill_node", "stop_node", "join_node", "wipe_node"}
 """Not where clients are on those nodes: Ray would end them too."""
 OF_NETWORK = {"cut_node", "cut_half"}
 OF_EVERY_SHARD = {"kill_router", "kill_controller", "stop_gcs", "kill_gcs", *SERVER_OF}

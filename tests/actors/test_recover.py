@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Household:
         self.remotes = {actor: Remote(host) for actor, host in trio.hosts.items()}
         self.began_anew: list[str] = []
 
-    def summon(self, actor: str, anywhere: bool) -> Remote:
+    def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote:
         if actor in self.away:
             if not anywhere:
                 raise Unavailable(f"{actor} waits for its journals")
@@ -71,6 +71,12 @@ class Household:
 
     def leaving(self) -> Collection[str]:
         return ()
+
+    def next_move(self, groups: Sequence[Collection[str]]) -> None:
+        """There is one node."""
+
+    def move(self, move: Any) -> Remote:
+        raise AssertionError("nothing moves")
 
 
 class Watched:

@@ -35,12 +35,12 @@ def test_a_node_that_is_told_to_end_leads_nothing_any_more_and_is_not_waited_for
 ) -> None:
     for name, value in {"period_ms": "500", "timeout_ms": "1000", "failure_threshold": "3"}.items():
         monkeypatch.setenv(f"RAY_health_check_{name}", value)
-    cluster = Cluster()
+    cluster, running = Cluster(), None
     try:
         for last in (2, 3, 4):
             cluster.add_node(node_ip_address=f"127.0.0.{last}", num_cpus=1, include_dashboard=False)
         ray.init(address=cluster.address, _node_ip_address=HEAD_IP, log_to_driver=False)
-        ringlog.start(str(tmp_path / "root"), journal_dir=str(tmp_path / "journals"))
+        running = ringlog.start(str(tmp_path / "root"), journal_dir=str(tmp_path / "journals"))
         eventually(whole, 60)
         actors = ringlog.status()["actors"]
         homes = {actor["node"]: name for name, actor in actors.items()}
@@ -67,7 +67,8 @@ def test_a_node_that_is_told_to_end_leads_nothing_any_more_and_is_not_waited_for
         assert time.monotonic() - began < REPLACE_S, "it was not waited for"
         assert ringlog.sql("SELECT count(*), count(DISTINCT body) FROM logs").fetchall() == [(200, 200)]
     finally:
-        ringlog.stop()
+        if running is not None:  # never one that was there already
+            ringlog.stop()
         ray.shutdown()
         cluster.shutdown()
 

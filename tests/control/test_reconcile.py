@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from ringlog.control import Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import BACKOFF_S, CALM_S, LEADERLESS_S, PATIENCE_S, RETURNING_S, leader_of
+from ringlog.control.reconcile import BACKOFF_S, CALM_S, COMPLETING_S, LEADERLESS_S, PATIENCE_S, RETURNING_S, leader_of
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -253,3 +253,94 @@ def test_when_all_is_calm_one_shard_at_a_time_goes_back_to_where_it_belongs() ->
     balanced = statuses(ALL, shard_0=("shard-0", 5, ALL), shard_1=("shard-2", 1, ALL), shard_2=("shard-1", 1, ALL))
     assert one.decide(balanced, CALM_S + 1) == []
     assert one.decide(balanced, 3 * CALM_S) == [], "each leads one: nothing is to be gained"
+
+
+FOUR = shard_names(4)
+
+
+def four(members: dict[str, set[str]] | None = None, away: str = "", **leaders: str) -> dict[str, dict[str, Any]]:
+    """Four shards, each led by the actor of its name and kept by the two after it, but for what is said."""
+    kept = {shard: set(members_of(shard, FOUR, FOUR, 3)) for shard in FOUR}
+    leading = {
+        shard.replace("-", "_"): (leaders.get(shard.replace("-", "_"), shard), 1, {**kept, **(members or {})}[shard])
+        for shard in FOUR
+    }
+    found = statuses(set(FOUR), **leading)
+    for one in found.values():
+        one["keeping"] = {shard: {"id": "none", "promised": 1, "log_epoch": 1} for shard in FOUR}
+    for shard in FOUR:
+        for actor in kept[shard]:
+            found[actor]["keeping"][shard]["id"] = actor
+    found.pop(away, None)
+    return found
+
+
+def test_whoever_moves_hands_over_and_is_a_member_of_nothing_any_more() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    wanted = one.decide(four(), 0.0, moving="shard-1")
+    assert {(takeover.shard, takeover.members) for takeover in wanted} == {
+        ("shard-1", ("shard-2", "shard-3")),
+        ("shard-0", ("shard-0", "shard-2")),
+        ("shard-3", ("shard-3", "shard-0")),
+    }
+    led = {takeover.shard: takeover.candidate for takeover in wanted}
+    assert (led["shard-0"], led["shard-3"]) == ("shard-0", "shard-3"), "those who lead go on"
+    assert led["shard-1"] in ("shard-2", "shard-3")
+    assert not one.released("shard-1", four())
+
+
+def test_it_is_released_once_a_quorum_leads_every_shard_that_it_kept_without_it() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    without = {
+        "shard-0": {"shard-0", "shard-2"},
+        "shard-1": {"shard-2", "shard-3"},
+        "shard-3": {"shard-3", "shard-0"},
+    }
+    moved = four(without, shard_1="shard-2")
+    assert one.released("shard-1", moved)
+    assert one.decide(moved, 0.0, moving="shard-1") == []
+    assert not one.released(
+        "shard-1", four({**without, "shard-3": {"shard-3", "shard-0", "shard-1"}}, shard_1="shard-2")
+    )
+    assert not one.released("shard-1", four(without, away="shard-3", shard_1="shard-2")), "shard-3 has no leader"
+    assert not one.released("shard-0", moved)
+
+
+def test_where_a_move_is_given_up_it_is_made_a_member_again() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    found = four({"shard-0": {"shard-0", "shard-2"}})
+    one.decide(found, 0.0, moving="shard-1")
+    one.decide(found, 1.0)
+    (again,) = one.decide(found, 1.0 + COMPLETING_S)
+    assert again == TakeOver("shard-0", "shard-0", ("shard-0", "shard-1", "shard-2"))
+
+
+def test_calm_is_when_all_has_been_complete_for_a_while_and_nobody_moves() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    assert not one.calm(CALM_S)
+    one.decide(four(), 0.0)
+    assert not one.calm(CALM_S - 1)
+    one.decide(four(), CALM_S)
+    assert one.calm(CALM_S)
+    assert one.calm(2 * CALM_S), "also when nothing is to be balanced"
+    one.decide(four(), CALM_S, moving="shard-1")
+    assert not one.calm(CALM_S)
+    one.decide(four(), CALM_S)
+    one.decide(four(away="shard-3"), CALM_S + 1)
+    one.decide(four(), CALM_S + 2)
+    assert not one.calm(2 * CALM_S + 1)
+    assert one.calm(2 * CALM_S + 2)
+
+
+def test_without_one_to_spare_nobody_may_move() -> None:
+    assert Reconciler(FOUR, FOUR, 3, 2).spares_one()
+    assert not Reconciler(FOUR, FOUR, 2, 2).spares_one()
+    assert not Reconciler(FOUR, FOUR, 1, 1).spares_one()
+
+
+def test_a_shard_is_completed_soon_once_all_answer_and_waits_longer_for_one_that_does_not() -> None:
+    one = reconciler()
+    short = led({"shard-0", "shard-1"})
+    one.decide(statuses(ALL, **short), 0.0)
+    assert one.decide(statuses(ALL, **short), COMPLETING_S - 0.1) == []
+    assert len(one.decide(statuses(ALL, **short), COMPLETING_S)) == 3

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.control import Reconciler, TakeOver
+from ringlog.control.homes import Move
 from ringlog.control.reconcile import leader_of
 from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
 from ringlog.replication.takeover import LOSS_GRACE_S
@@ -22,12 +23,14 @@ ROUND_S = 0.1
 """How often it is looked what is to be done, when nothing is heard of a change."""
 CALL_DEADLINE_S = 3.0
 TAKEOVER_DEADLINE_S = 20.0
-ABSENT_S = 5.0
-"""How long an actor may be silent before it is looked where it is."""
-LEAVING_S = 1.0
-"""How often it is asked which nodes are about to end."""
+ABSENT_S = (1.0, 5.0)
+"""How long an actor may be silent before it is looked where it is; and how often, at most, where it stays away."""
+NODES_S = 1.0
+"""How often it is asked which nodes are about to end, and whether another has come."""
 REPLACE_S = 60.0
 """How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
+MOVE_S = 30.0
+"""How long an actor that moves may take until nobody counts on what it has. Then it stays."""
 GATHER_S = 30.0
 """How long an actor that begins anew may take until it answers."""
 ACCEPT_LOSS_DEADLINE_S = 150.0
@@ -37,11 +40,11 @@ ACCEPT_LOSS_DEADLINE_S = 150.0
 class Household(Protocol):
     """Where the shard actors live."""
 
-    def summon(self, actor: str, anywhere: bool) -> Remote | None:
+    def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote | None:
         """The actor where it belongs, found or made; None where it is Ray's to bring it back.
 
-        ``anywhere``: it may begin on another node, without its journals. Raises `Unavailable` while it must wait for
-        them.
+        ``anywhere``: it may begin on another node, without its journals; ``groups`` are the actors that keep a shard
+        together, and should live apart. Raises `Unavailable` while it must wait for its journals.
         """
 
     def lives(self, actor: str, node: str) -> None:
@@ -49,6 +52,15 @@ class Household(Protocol):
 
     def leaving(self) -> Collection[str]:
         """The actors whose nodes were told to end, and whose nodes then did."""
+
+    def next_move(self, groups: Sequence[Collection[str]]) -> Move | None:
+        """The actor that should live on another node now, to have those of each group better apart."""
+
+    def move(self, move: Move) -> Remote:
+        """Let the actor begin anew there, with empty journals; those that it has are removed.
+
+        Raises `Unavailable`, and leaves it where it is, while some shard counts on one of them.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +93,8 @@ class Controller:
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
         self._leaving: Collection[str] = ()
+        self._move: Move | None = None
+        self._move_until = 0.0
         self._trouble: dict[str, str] = {}
         self._tries: dict[str, _Try] = {}  # by shard: what is under way, one at a time
         self._ended = threading.Condition()
@@ -94,7 +108,7 @@ class Controller:
         self._threads = [
             threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
             threading.Thread(target=self._keep_publishing, name="ringlog-publish", daemon=True),
-            threading.Thread(target=self._keep_asking_who_leaves, name="ringlog-leaving", daemon=True),
+            threading.Thread(target=self._keep_looking_at_nodes, name="ringlog-nodes", daemon=True),
         ]
 
     def begin(self) -> None:
@@ -227,11 +241,41 @@ class Controller:
     def _round(self) -> None:
         statuses = self._heartbeats.statuses()
         self._give_up_silent(statuses)
-        for takeover in self._reconciler.decide(statuses, time.monotonic(), self._leaving):
+        move = self._moving(statuses, time.monotonic())
+        moving = None if move is None else move.actor
+        for takeover in self._reconciler.decide(statuses, time.monotonic(), self._leaving, moving):
             this = self._begin_try(takeover.shard, candidate=takeover.candidate)
             if this is not None:
                 self._tasks.submit(self._take_over, this, takeover, statuses)
+        if move is not None and self._reconciler.released(move.actor, statuses):
+            this = self._begin_try(_home(move.actor))
+            if this is not None:
+                self._tasks.submit(self._carry_out, this, move)
         self._look_after(statuses, time.monotonic())
+
+    def _moving(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> Move | None:
+        """The move that is to be made. It is given up where anybody goes away, or it takes too long.
+
+        Nothing of it need be undone: the actor has all that it had, and is made a member again.
+        """
+        move = self._move
+        if move is None or _home(move.actor) in self._tries:
+            return move
+        if now > self._move_until or self._leaving or any(name not in statuses for name in self._reconciler.actors):
+            _logger.warning("%s does not move now: somebody is away, or it takes too long", move.actor)
+            self._move = move = None
+        return move
+
+    def _carry_out(self, this: _Try, move: Move) -> None:
+        """Nobody counts on what the actor has: let it begin anew."""
+        try:
+            self._attach(move.actor, self._household.move(move))
+            _logger.info("%s begins anew on %s", move.actor, move.to.host)
+        except Exception as error:  # noqa: BLE001  (shown in the log; where it is away now, it is brought back)
+            _logger.warning("%s could not be moved: %s", move.actor, error)
+        finally:
+            self._move = None
+            self._end_try(this)
 
     def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         """A candidate that is silent holds up nobody: another may try, and fences it should it go on."""
@@ -250,12 +294,12 @@ class Controller:
                 self._household.lives(actor, statuses[actor]["node"])
                 continue
             absent_s = now - self._absent_since.setdefault(actor, now)
-            missed = actor not in self._shards or absent_s >= ABSENT_S
+            missed = actor not in self._shards or absent_s >= ABSENT_S[0]
             if not missed or now < self._look_again_at.get(actor, 0.0):
                 continue
             this = self._begin_try(_home(actor))
             if this is not None:
-                self._look_again_at[actor] = now + ABSENT_S
+                self._look_again_at[actor] = now + min(max(absent_s / 4, ABSENT_S[0]), ABSENT_S[1])
                 needed = not self._reconciler.dispensable(actor, statuses)
                 for_good = absent_s >= REPLACE_S or actor in self._leaving
                 self._tasks.submit(self._bring, this, actor, for_good and not needed)
@@ -263,10 +307,9 @@ class Controller:
     def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
         """Whether it is on its way; ends ``this`` try."""
         try:
-            remote = self._household.summon(actor, anywhere)
+            remote = self._household.summon(actor, anywhere, self._reconciler.groups())
             if remote is not None:
-                self._shards[actor] = remote
-                self._heartbeats.watch(actor, remote)
+                self._attach(actor, remote)
             return remote is not None
         except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
             _logger.warning("%s cannot be brought back now: %s", actor, error)
@@ -274,14 +317,21 @@ class Controller:
         finally:
             self._end_try(this)
 
-    def _keep_asking_who_leaves(self) -> None:
-        """In a thread of its own: Ray may take long to answer, and is not waited for."""
+    def _attach(self, actor: str, remote: Remote) -> None:
+        self._shards[actor] = remote
+        self._heartbeats.watch(actor, remote)
+
+    def _keep_looking_at_nodes(self) -> None:
+        """Who leaves, and who should move. In a thread of its own: Ray may take long to answer, nobody waits."""
         while not self._closed.is_set():
             try:
                 self._leaving = self._household.leaving()
+                if self._move is None and self._reconciler.spares_one() and self._reconciler.calm(time.monotonic()):
+                    self._move_until = time.monotonic() + MOVE_S
+                    self._move = self._household.next_move(self._reconciler.groups())
             except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
-                _logger.debug("which nodes are about to end is not known now: %s", error)
-            self._closed.wait(LEAVING_S)
+                _logger.debug("which nodes there are is not known now: %s", error)
+            self._closed.wait(NODES_S)
 
     def _keep_publishing(self) -> None:
         """Tell the router whenever something changed, and now and then what changes all the time.

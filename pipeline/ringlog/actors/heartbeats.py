@@ -48,6 +48,7 @@ class Heartbeats:
         """Begin to ask ``actor``; an actor of the same ``name`` is asked no more."""
         thread = threading.Thread(target=self._ask, args=(name, actor), name=f"ringlog-heart-{name}", daemon=True)
         self._threads[name] = thread
+        self._note(name, None)  # what another said under this name is not true of it
         thread.start()
 
     def statuses(self) -> dict[str, dict[str, Any]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ringlog.control.homes import Node, home_of
+from ringlog.control.homes import Move, Node, home_of, next_move
 from ringlog.errors import Unavailable
+from ringlog.storage.journal import LOST
 
 _logger = logging.getLogger(__name__)
 
@@ -22,10 +25,14 @@ _ZONE_LABEL = "ray.io/availability-zone"
 
 
 class Homes:
-    """The homes of the actors of one pipeline, whose journals are under ``folder`` on every node."""
+    """The homes of the actors of one pipeline, whose journals are under ``folder`` on every node.
 
-    def __init__(self, folder: Path) -> None:
+    ``memory_bytes`` is what an actor asks of its node.
+    """
+
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
         self._folder = str(folder)
+        self._memory_bytes = memory_bytes
         self._homes: dict[str, Node] = {}
         self._told_to_end: frozenset[str] = frozenset()  # ids of nodes, also of those that are gone by now
 
@@ -46,20 +53,40 @@ class Homes:
         """Whether the node on which ``actor`` lives is alive: then it is Ray's to restart it."""
         return actor in self._homes and self._homes[actor].id in {node.id for node in alive_nodes()}
 
-    def choose(self, actor: str, *, anywhere: bool) -> NodeAffinitySchedulingStrategy:
-        """Where ``actor`` should begin. ``anywhere``: its journals are gone for good, or there never were any.
+    def choose(
+        self, actor: str, counted: Collection[str], groups: Sequence[Collection[str]], *, anywhere: bool
+    ) -> NodeAffinitySchedulingStrategy:
+        """Where ``actor`` should begin. ``counted`` are the ids of its journals that some shard counts on.
 
-        Raises `Unavailable` where it must wait for the node that has them.
+        ``groups`` are the actors that keep one shard together. ``anywhere``: it may go on without those journals; where
+        nobody counts on any it always may. Raises `Unavailable` where it must wait for the node that has them.
         """
-        draining = draining_nodes()
-        nodes = [node for node in alive_nodes() if node.id not in draining]
-        journals = {} if anywhere and actor not in self._homes else _journals(nodes, self._folder)
-        home = home_of(actor, nodes, self._homes, journals, anywhere=anywhere)
+        nodes = staying_nodes()
+        journals = _journals(nodes, self._folder) if counted else {}
+        having = {id: {name for name, ids in there.items() if ids & set(counted)} for id, there in journals.items()}
+        home = home_of(actor, nodes, self._homes, having, anywhere=anywhere or not counted, groups=groups)
         if home is None:
             where = self._homes[actor].host if actor in self._homes else "a node that is not there"
             raise Unavailable(f"{actor} waits for its journals, on {where}: start that node again, and nothing is lost")
+        return self.settle(actor, home)
+
+    def settle(self, actor: str, home: Node) -> NodeAffinitySchedulingStrategy:
+        """From now on, ``actor`` lives on ``home``."""
         self._homes[actor] = home
         return NodeAffinitySchedulingStrategy(home.id, soft=False)
+
+    def next_move(self, actors: Collection[str], groups: Sequence[Collection[str]]) -> Move | None:
+        """What should move now, to have ``actors`` better spread over the nodes; see `control.homes.next_move`."""
+        homes = {actor: home for actor, home in list(self._homes.items()) if actor in actors}
+        return next_move(groups, homes, staying_nodes(), _roomy(self._memory_bytes))
+
+    def forget_journals(self, actor: str) -> None:
+        """Remove the journals of ``actor`` from the node where it lives. It must have ended, and nobody count on them.
+
+        Where that node does not answer they stay, and cost room alone: by their ids, nobody counts on them.
+        """
+        if self.is_there(actor):
+            _on([self._homes[actor]], _remove_journals, f"{self._folder}/{actor}")
 
 
 def alive_nodes() -> list[Node]:
@@ -72,6 +99,12 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.host, node.id))
 
 
+def staying_nodes() -> list[Node]:
+    """Those of them that were not told to end."""
+    draining = draining_nodes()
+    return [node for node in alive_nodes() if node.id not in draining]
+
+
 def draining_nodes() -> frozenset[str]:
     """The ids of the nodes that were told to end, by an autoscaler or the owner of the machine.
 
@@ -80,24 +113,52 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
-def _journals(nodes: list[Node], folder: str) -> Mapping[str, frozenset[str]]:
-    """By node id: the actors that have journals there."""
-    look = ray.remote(num_cpus=0, max_retries=0)(_actors_with_journals)
+def _roomy(memory_bytes: int) -> frozenset[str]:
+    """The ids of the nodes that have so much memory to give: an actor would wait for it for ever on another."""
+    free = ray._private.state.available_resources_per_node()
+    return frozenset(id for id, resources in free.items() if resources.get("memory", 0) >= memory_bytes)
+
+
+def _journals(nodes: list[Node], folder: str) -> Mapping[str, Mapping[str, set[str]]]:
+    """By node id: the ids of the journals that each actor has there."""
+    found = _on(nodes, _ids_of_journals, folder)
+    return {id: {actor: set(ids) for actor, ids in journals.items()} for id, journals in found.items()}
+
+
+def _on(nodes: list[Node], function: Any, *arguments: Any) -> dict[str, Any]:
+    """What ``function`` returns on each node, by the node's id; without those that do not say it in time."""
+    look = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
-        node.id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(folder)
+        node.id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+            *arguments
+        )
         for node in nodes
     }
     ready: list[Any] = ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_DEADLINE_S)[0]
-    found: dict[str, frozenset[str]] = {}
+    found: dict[str, Any] = {}
     for id, answer in asked.items():
         if answer not in ready:
             continue
         try:
-            found[id] = frozenset(ray.get(answer, timeout=LOOK_DEADLINE_S))
+            found[id] = ray.get(answer, timeout=LOOK_DEADLINE_S)
         except (GetTimeoutError, RayError) as error:
-            _logger.warning("node %s does not say whose journals it has: %s", id, error)
+            _logger.warning("node %s gives no answer about its journals: %s", id, error)
     return found
 
 
-def _actors_with_journals(folder: str) -> list[str]:
-    return sorted({path.parent.parent.name for path in Path(folder).glob("*/*/state.json")})
+def _ids_of_journals(folder: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in Path(folder).glob("*/*/state.json"):
+        try:
+            id = orjson.loads(path.read_bytes())["id"]
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            continue  # it is nobody's any more: whoever opens it sets it aside
+        found.setdefault(path.parent.parent.name, []).append(id)
+    return found
+
+
+def _remove_journals(folder: str) -> None:
+    """But for those in which something was set aside for somebody to look at."""
+    for journal in Path(folder).glob("*"):
+        if not list(journal.glob(f"{LOST}*")):
+            shutil.rmtree(journal)

@@ -16,6 +16,14 @@ class Node:
     zone: str = ""
 
 
+@dataclass(frozen=True)
+class Move:
+    """``actor`` should begin anew on the node ``to``."""
+
+    actor: str
+    to: Node
+
+
 def home_of(
     actor: str,
     nodes: Sequence[Node],
@@ -23,11 +31,13 @@ def home_of(
     journals: Mapping[str, Collection[str]],
     *,
     anywhere: bool,
+    groups: Sequence[Collection[str]] = (),
 ) -> Node | None:
     """The node on which ``actor`` should begin; None: it waits for the one that has its journals.
 
-    ``homes`` is where the others live; ``journals`` says, by node id, whose journals a node has. With ``anywhere``, an
-    actor without journals goes to the node with the fewest actors, then to the emptiest host and zone.
+    ``homes`` is where the others live; ``journals`` says, by node id, whose journals a node has; ``groups`` are the
+    actors that keep one shard together. With ``anywhere``, an actor without journals goes where it is least crowded:
+    away from those with which it keeps a shard, then to the node with the fewest actors, the emptiest host and zone.
 
     >>> a, b = Node("1", "10.0.0.1"), Node("2", "10.0.0.2")
     >>> home_of("shard-1", [a, b], {"shard-0": a}, {}, anywhere=True).host
@@ -43,8 +53,56 @@ def home_of(
     on_host = Counter(home.host for home in others)
     in_zone = Counter(home.zone for home in others)
 
-    def crowded(node: Node) -> tuple[bool, int, int, int]:
+    def crowded(node: Node) -> tuple[int, ...]:
         elsewhere = bool(having) and before is not None and node.host != before.host
-        return elsewhere, on_node[node.id], on_host[node.host], in_zone[node.zone]
+        together = _together(groups, {**homes, actor: node})
+        return elsewhere, *together, on_node[node.id], on_host[node.host], in_zone[node.zone]
 
     return min(chosen, key=crowded, default=None)
+
+
+def next_move(
+    groups: Sequence[Collection[str]],
+    homes: Mapping[str, Node],
+    nodes: Sequence[Node],
+    roomy: Collection[str],
+) -> Move | None:
+    """The one move that does most for the spread of the actors over ``nodes``, those that are alive and stay.
+
+    None where no single move makes it better: first, fewer members of one shard on one node, then on one host, then in
+    one zone, then a node with two actors fewer than another is used. So whoever asks again after each move comes to an
+    end. Only nodes whose ids are ``roomy`` take one more. While some actor's node is not there, nothing moves: it may
+    come back.
+
+    >>> a, b = Node("1", "10.0.0.1"), Node("2", "10.0.0.2")
+    >>> next_move([("shard-0", "shard-1")], {"shard-0": a, "shard-1": a}, [a, b], {"2"})
+    Move(actor='shard-0', to=Node(id='2', host='10.0.0.2', zone=''))
+    """
+    if any(home not in nodes for home in homes.values()):
+        return None
+    moves = [
+        Move(actor, node)
+        for actor, home in sorted(homes.items())
+        for node in nodes
+        if node != home and node.id in roomy
+    ]
+
+    def crowding(after: Mapping[str, Node]) -> tuple[int, ...]:
+        uneven = sum(count * count for count in Counter(home.id for home in after.values()).values())
+        return *_together(groups, after), uneven
+
+    best = min(moves, key=lambda move: crowding({**homes, move.actor: move.to}), default=None)
+    if best is None or crowding({**homes, best.actor: best.to}) >= crowding(homes):
+        return None
+    return best
+
+
+def _together(groups: Sequence[Collection[str]], homes: Mapping[str, Node]) -> tuple[int, int, int]:
+    """How many actors share a node, a host and a zone with another of their group; those without a home do not."""
+    nodes = hosts = zones = 0
+    for group in groups:
+        lived = [homes[actor] for actor in group if actor in homes]
+        nodes += len(lived) - len({home.id for home in lived})
+        hosts += len(lived) - len({home.host for home in lived})
+        zones += len(lived) - len({home.zone for home in lived})
+    return nodes, hosts, zones

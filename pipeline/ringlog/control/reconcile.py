@@ -14,13 +14,15 @@ Statuses = Mapping[str, Mapping[str, Any]]
 
 PATIENCE_S = 3.0
 """How long a shard may wait for a member before it begins, or goes on, with fewer than wished."""
+COMPLETING_S = 1.0
+"""How long a shard that is led goes on with fewer than wished once all answer: several may come back together."""
 LEADERLESS_S = 0.2
 """How long a shard that was led before may wait for one: callers wait with it."""
 RETURNING_S = 1.0
 """The same where most of its members were away, and come back one after the other."""
 BACKOFF_S = (0.5, 15.0)
 CALM_S = 10.0
-"""How long every shard must have been complete before a leader is moved for balance only."""
+"""How long every shard must have been complete before a leader or an actor is moved for balance only."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,44 @@ class Reconciler:
         self._attempts: dict[str, _Attempts] = {}
         self._calm_since: float | None = None
 
-    def decide(self, statuses: Statuses, now: float, leaving: Collection[str] = ()) -> list[TakeOver]:
+    def decide(
+        self, statuses: Statuses, now: float, leaving: Collection[str] = (), moving: str | None = None
+    ) -> list[TakeOver]:
         """The take-overs to try now. ``statuses`` are the answers of the actors that answered.
 
-        Those that are ``leaving`` answer still, but their nodes are about to end: they should lead nothing.
+        Those that are ``leaving`` answer still, but their nodes are about to end: they should lead nothing. ``moving``
+        is about to begin anew on another node: it should be no member of any shard, so that nobody counts on what it
+        has now.
         """
-        wanted = [takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now, leaving))]
-        if self._attempts or leaving or len(statuses) < len(self.actors):
+        wanted = [
+            takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now, leaving, moving))
+        ]
+        if self._attempts or leaving or moving or len(statuses) < len(self.actors):
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
-        elif now - self._calm_since >= CALM_S:
-            wanted += self._balance(statuses)
+        elif self.calm(now) and (balancing := self._balance(statuses)):
+            wanted += balancing
             self._calm_since = now
         return wanted
+
+    def calm(self, now: float) -> bool:
+        """Whether every shard has been complete for a while, and nobody was away or about to leave."""
+        return self._calm_since is not None and now - self._calm_since >= CALM_S
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The actors that keep each shard together."""
+        return [self.wished(shard) for shard in self.shards]
+
+    def spares_one(self) -> bool:
+        """Whether a shard can be led without one of its members."""
+        return self._replicas > self._quorum
+
+    def released(self, actor: str, statuses: Statuses) -> bool:
+        """Whether nobody counts on ``actor``: others lead what that it should keep, and it is a member of none."""
+        led = [(shard, leader_of(shard, statuses)) for shard in self.shards]
+        counting = [leader and statuses[leader]["leading"][shard]["members"] for shard, leader in led]
+        return not any(actor in (members or ()) for members in counting) and self.dispensable(actor, statuses)
 
     def lacking(self, shard: str, statuses: Statuses) -> int:
         """How many more of the actors that should keep ``shard`` must answer before it can open at all."""
@@ -109,16 +135,19 @@ class Reconciler:
         """The actors that should keep ``shard``, the one that should lead it first."""
         return members_of(shard, self.shards, self.actors, self._replicas)
 
-    def _decide(self, shard: str, statuses: Statuses, now: float, leaving: Collection[str]) -> TakeOver | None:
+    def _decide(
+        self, shard: str, statuses: Statuses, now: float, leaving: Collection[str], moving: str | None
+    ) -> TakeOver | None:
         wished = self.wished(shard)
-        alive = tuple(actor for actor in wished if actor in statuses)
+        alive = tuple(actor for actor in wished if actor in statuses and actor != moving)
         staying = tuple(actor for actor in alive if actor not in leaving)
         leader = leader_of(shard, statuses)
-        leaves = leader in leaving and bool(staying)
-        complete = leader is not None and _members(shard, statuses[leader]) >= {
+        members = statuses[leader]["leading"][shard]["members"] if leader is not None else {}
+        leaves = (leader in leaving and bool(staying)) or (leader is not None and leader == moving)
+        complete = leader is not None and {member["id"] for member in members.values()} >= {
             _replica(shard, statuses[actor]) for actor in alive
         }
-        if complete and not leaves:
+        if complete and not leaves and moving not in members:
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
@@ -129,10 +158,12 @@ class Reconciler:
             attempts.absent_since, attempts.returning = now, True
             return None
         waited = now - attempts.absent_since
-        if leaves:
+        if leaves or moving in members:
             ready = True
-        elif leader is not None or _promised(shard, statuses) == 0:
-            ready = waited >= PATIENCE_S or (leader is None and len(alive) == len(wished))
+        elif leader is not None:
+            ready = waited >= (COMPLETING_S if len(alive) == len(wished) else PATIENCE_S)
+        elif _promised(shard, statuses) == 0:
+            ready = waited >= PATIENCE_S or len(alive) == len(wished)
         else:
             patience_s = RETURNING_S if attempts.returning else LEADERLESS_S
             ready = waited >= patience_s or len(alive) == len(wished)
@@ -183,11 +214,6 @@ def _promised(shard: str, statuses: Statuses) -> int:
 def _led_by(actor: str, statuses: Statuses, shards: Sequence[str]) -> int:
     """How many shards the actor leads."""
     return sum(leader_of(shard, statuses) == actor for shard in shards)
-
-
-def _members(shard: str, status: Mapping[str, Any]) -> set[str]:
-    """The ids of the replicas with which this leader's epoch opened."""
-    return {member["id"] for member in status["leading"][shard]["members"].values()}
 
 
 def _replica(shard: str, status: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from ringlog.actors import cluster, environment
+from ringlog.actors import cluster, environment, remote
 from ringlog.cli.doctor.finding import Finding, listens
 from ringlog.errors import RinglogError, Unavailable
 
@@ -40,7 +40,7 @@ def look() -> Generator[Finding, None, cluster.Cluster | None]:
         yield Finding("pipeline", "skip", "its Ray cluster is not joined")
         return None
     try:
-        controller = cluster.find_actor(cluster.CONTROLLER)
+        controller = remote.find_actor(cluster.CONTROLLER)
     except Unavailable as error:
         yield Finding("pipeline", "skip", str(error))
         return None

@@ -1,0 +1,135 @@
+"""The household: the shard actors of one pipeline in a Ray cluster, where they live, and how they move."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util import get_node_ip_address
+
+from ringlog.actors.homes import Homes
+from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, make_actor
+from ringlog.actors.secret import data_plane_token
+from ringlog.actors.shard import Place, ShardHost
+from ringlog.control import shard_names
+from ringlog.control.homes import Move
+from ringlog.errors import Unavailable
+from ringlog.metadata import open_store, read_decided
+from ringlog.settings import Settings
+
+DECIDED_DEADLINE_S = 3.0
+CLOSE_DEADLINE_S = 5.0
+
+
+class _ShardActor:
+    """`ShardHost` as an actor. Its constructor runs again after a crash; who it is stands in its journals."""
+
+    def __init__(self, actor: str, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        # Threads hand each other small pieces of work here; the default of 5 ms would be most of an acknowledgement.
+        sys.setswitchinterval(0.0005)
+        settings = Settings(**chosen)
+        self._host = ShardHost(
+            actor,
+            settings,
+            _journals_of(settings, pipeline) / actor,
+            open_store(settings.root, settings.storage_options(), settings.metadata),
+            data_plane_token(),
+            get_node_ip_address(),
+            end_process,
+        )
+
+    def status(self, locations: Mapping[str, str]) -> dict[str, Any]:
+        return {**self._host.status(locations), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def replica_id(self, shard: str) -> str:
+        return self._host.replica_id(shard)
+
+    def take_over(
+        self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str], accept_loss: bool
+    ) -> int:
+        return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
+
+    def flush(self, timeout_s: float) -> dict[str, int]:
+        return self._host.flush(timeout_s)
+
+    def close(self) -> None:
+        self._host.close()
+
+
+class Household:
+    """The shard actors of one pipeline: see `actors.controller.Household`."""
+
+    def __init__(self, settings: Settings, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._chosen = chosen
+        self._homes = Homes(_journals_of(settings, pipeline), settings.shard_buffer_bytes_max)
+        self._store = open_store(settings.root, settings.storage_options(), settings.metadata)
+        self._met: set[str] = set()
+
+    def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> RemoteActor | None:
+        running = _running(actor)
+        if running is not None and actor not in self._met:  # it outlived an earlier controller
+            self._met.add(actor)
+            return RemoteActor(running, actor)
+        if running is not None and self._homes.is_there(actor):
+            return None
+        home = self._homes.choose(actor, self._counted(actor), groups, anywhere=anywhere)
+        if running is not None:
+            ray.kill(running, no_restart=True)
+        return self._begin(actor, home)
+
+    def lives(self, actor: str, node: str) -> None:
+        self._homes.note(actor, node)
+
+    def leaving(self) -> Collection[str]:
+        return self._homes.leaving()
+
+    def next_move(self, groups: Sequence[Collection[str]]) -> Move | None:
+        return self._homes.next_move({actor for group in groups for actor in group}, groups)
+
+    def move(self, move: Move) -> RemoteActor:
+        if self._counted(move.actor):
+            raise Unavailable(f"{move.actor} stays where it is: some shard counts on a journal that it has there")
+        self._end(move.actor)
+        return self._begin(move.actor, self._homes.settle(move.actor, move.to))
+
+    def _end(self, actor: str) -> None:
+        """End ``actor`` and take away its journals, on which nobody counts."""
+        running = _running(actor)
+        if running is not None:
+            with contextlib.suppress(Unavailable):  # then it is ended without being asked
+                RemoteActor(running, actor).call("close", timeout_s=CLOSE_DEADLINE_S)
+            ray.kill(running, no_restart=True)
+        self._homes.forget_journals(actor)
+
+    def _begin(self, actor: str, home: Any) -> RemoteActor:
+        self._met.add(actor)
+        options = {"memory": self._settings.shard_buffer_bytes_max, "scheduling_strategy": home}
+        return make_actor(_ShardActor, actor, options, actor, self._pipeline, self._chosen)
+
+    def _counted(self, actor: str) -> set[str]:
+        """The ids of the journals of ``actor`` that some shard counts on. Raises `Unavailable` when nobody can say."""
+        shards = shard_names(self._settings.shards)
+        decided, trouble = read_decided(self._store, shards, DECIDED_DEADLINE_S)
+        if trouble is not None:
+            raise Unavailable(trouble)
+        return {member.id for state in decided.values() for member in state.members if member.actor == actor}
+
+
+def _running(actor: str) -> Any:
+    """The handle of the actor, None where there is none."""
+    try:
+        return ray.get_actor(actor, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _journals_of(settings: Settings, pipeline: str) -> Path:
+    """The folder of a pipeline's journals on each node; in it is one for each shard actor."""
+    return Path(settings.journal_dir) / pipeline

@@ -1,0 +1,80 @@
+"""Ray's part of every actor of a pipeline: how one is made, found, called and ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from ringlog.errors import RinglogError, Unavailable
+
+NAMESPACE = "ringlog"
+CALL_DEADLINE_S = 10.0
+
+
+class RemoteActor:
+    """An actor by its handle; every call has a deadline of our own and is never repeated by Ray."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle
+        self._name = name
+
+    def call(self, method: str, *arguments: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
+        """The method's answer. Raises `Unavailable`, or the ringlog error that the method raised."""
+        require_ray()
+        try:
+            return ray.get(getattr(self._handle, method).remote(*arguments), timeout=timeout_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, RinglogError):
+                raise error.cause from None
+            raise
+        except (GetTimeoutError, RayActorError) as error:
+            raise Unavailable(f"{self._name} gave no answer to {method} in {timeout_s:g} s") from error
+        except RayError as error:
+            raise Unavailable(f"{self._name} cannot be reached: {error}") from error
+
+
+def make_actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: Any) -> RemoteActor:
+    """The actor of this name: the one that runs, or a new one that outlives whoever made it."""
+    made = ray.remote(kind).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        **{"max_concurrency": 16, **options},
+    )
+    return RemoteActor(made.remote(*arguments), name)
+
+
+def find_actor(name: str) -> RemoteActor:
+    """The running actor of this name. Raises `Unavailable` when there is none."""
+    require_ray()
+    try:
+        return RemoteActor(ray.get_actor(name, namespace=NAMESPACE), name)
+    except ValueError as error:
+        raise Unavailable(
+            "no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()"
+        ) from error
+
+
+def require_ray() -> None:
+    """Any call into a Ray that has been left would start another one, unasked."""
+    if not ray.is_initialized():
+        raise Unavailable("this process has left its Ray cluster: connect again with ringlog.connect()")
+
+
+def end_process(error: BaseException) -> None:
+    """A disk or an invariant has failed: answer nothing more. Ray starts the actor again, from its journals."""
+    try:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    finally:
+        os._exit(1)  # also where the disk that is full has no room for the reason
