@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,47 @@ _POSITION = ("shard", "record_offset", "date")
 
 RECORD_SCHEMA = pa.schema([field for field in TABLE_SCHEMA if field.name not in _POSITION])
 """The columns that a client fills; a leader adds the position."""
+
+PROMOTED_TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+"""What a promoted attribute may be, in the words of JSON, and the type of its column."""
+
+_PROMOTABLE = re.compile(r"[\w.:/@$-]{1,128}")  # what every reader of Delta tables takes for a name
+_TAKEN = frozenset(TABLE_SCHEMA.names) | {"file_row_number"}
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """An attribute that has a column of its own, named like it. ``kind`` is one of `PROMOTED_TYPES`.
+
+    Raises `ValueError` where there can be no such column.
+
+    >>> Promoted.parse("http.status_code integer"), Promoted.parse("request_id").kind
+    (Promoted(name='http.status_code', kind='integer'), 'string')
+    """
+
+    name: str
+    kind: str = "string"
+
+    def __post_init__(self) -> None:
+        if self.kind not in PROMOTED_TYPES:
+            raise ValueError(f"{self.name} cannot be promoted as {self.kind!r}: one of {', '.join(PROMOTED_TYPES)}")
+        if not _PROMOTABLE.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} cannot be promoted: a column's name has letters, digits and _ . : / @ $ -, 128 at most"
+            )
+        if self.name.lower() in _TAKEN:
+            raise ValueError(f"{self.name!r} cannot be promoted: a record has that column already")
+
+    @classmethod
+    def parse(cls, text: str) -> Promoted:
+        """The attribute's name alone, or its name and its type. Raises `ValueError`."""
+        name, _, kind = text.strip().partition(" ")
+        return cls(name, kind.strip() or "string")
+
+    @property
+    def type(self) -> pa.DataType:
+        """The type of the column."""
+        return PROMOTED_TYPES[self.kind]
 
 
 def pack(batch: pa.RecordBatch) -> bytes:

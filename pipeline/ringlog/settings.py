@@ -20,6 +20,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ringlog.schema import Promoted
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -108,6 +110,11 @@ class Settings(BaseSettings):
     journal_file_bytes_max: Positive = 32 * MIB
     rebalance_interval_s: PositiveFloat = 5.0
 
+    promote: tuple[str, ...] = ()
+    """Attributes that become columns of the table: ``"request_id"``, or with a type ``"http.status_code integer"``.
+
+    A type is ``string``, ``integer``, ``number`` or ``boolean``. A column that was added stays."""
+
     retention_days: PositiveFloat | None = None
     """Records of days that ended longer ago leave the table; without it, none does by age."""
     retention_bytes: Positive | None = None
@@ -148,6 +155,15 @@ class Settings(BaseSettings):
             raise ValueError(f"root must be a local folder or s3://bucket/prefix, not {root!r}")
         return root.rstrip("/")
 
+    @field_validator("promote")
+    @classmethod
+    def _promotable(cls, promote: tuple[str, ...]) -> tuple[str, ...]:
+        names = [Promoted.parse(text).name for text in promote]
+        twice = next((name for at, name in enumerate(names) if name.lower() in map(str.lower, names[:at])), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is promoted twice: upper and lower case make no difference to a column's name")
+        return promote
+
     @field_validator("metadata")
     @classmethod
     def _etcd(cls, url: str | None) -> str | None:
@@ -176,6 +192,11 @@ class Settings(BaseSettings):
     def table_url(self) -> str:
         """The Delta table that holds everything archived."""
         return f"{self.root}/logs"
+
+    @property
+    def promoted(self) -> tuple[Promoted, ...]:
+        """What ``promote`` names."""
+        return tuple(map(Promoted.parse, self.promote))
 
     @property
     def quorum(self) -> int:

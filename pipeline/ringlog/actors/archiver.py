@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ringlog.actors.payloads import all_rows
 from ringlog.errors import ConfigurationError, RinglogError
 from ringlog.replication import Entry, Violation, to_archive
+from ringlog.schema import Promoted
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
 from ringlog.storage.evolution import promote
@@ -155,5 +156,14 @@ class Archiver:
             self._settings.flush_bytes,
         )
 
-    def _write(self, shard: str, entries: Sequence[Entry]) -> list[Segment]:
-        return write_segments(self._table.objects, shard, entries[0].start, [all_rows(shard, entries)])
+    def _promoted(self, snapshot: Snapshot) -> Snapshot:
+        """With the columns that the settings ask for. What the table refuses is said once, and stops no archiving."""
+        try:
+            return promote(self._table, snapshot, self._wanted)
+        except ConfigurationError as error:
+            _logger.error("not all of `promote` can be done: %s", error)
+            self._wanted = ()
+            return self._table.snapshot()
+
+    def _write(self, shard: str, entries: Sequence[Entry], promoted: Sequence[Promoted]) -> list[Segment]:
+        return write_segments(self._table.objects, shard, entries[0].start, [all_rows(shard, entries)], promoted)

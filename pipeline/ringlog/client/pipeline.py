@@ -26,6 +26,7 @@ from ringlog.query.tail import Followed
 from ringlog.query.tail import tail as run_tail
 from ringlog.records import to_record_batch
 from ringlog.replication import Acks
+from ringlog.schema import TABLE_SCHEMA
 from ringlog.storage import Table
 
 READ_DEADLINE_S = 10.0
@@ -224,7 +225,7 @@ class Pipeline:
         return Ack(tuple(sorted(parts, key=lambda part: (part.shard, part.start))), level, self._table)
 
     def _cut(self) -> Cut:
-        return take_cut(self._tails, self._table)
+        return take_cut(self._tails, self._table, self._settings.promoted)
 
     def _tails(self) -> tuple[list[Tail], list[str]]:
         """Every shard's unflushed part, read at the same time; the shards that did not give one."""
@@ -268,7 +269,11 @@ class _Live:
 
     def archived(self, shard: str, start: int, end: int) -> Iterator[pa.RecordBatch]:
         cut = Cut(self._pipeline._table.find(), ())
-        query = "SELECT * FROM logs WHERE shard = ? AND record_offset >= ? AND record_offset < ? ORDER BY record_offset"
+        columns = ", ".join(TABLE_SCHEMA.names)  # those of what leaders send, whatever else the table has
+        query = (
+            f"SELECT {columns} FROM logs WHERE shard = ? AND record_offset >= ? AND record_offset < ? "
+            "ORDER BY record_offset"
+        )
         return iter(run_sql(query, cut, [shard, start, end]).arrow().to_batches())
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.storage import Snapshot
+from ringlog.storage.contents import unpromoted
 from ringlog.storage.index import Index, open_index
+from ringlog.storage.promotion import promoted_in, selected
 
 PARTS_MAX = 64
 """A word that may stand in more parts than this is looked for in whole files."""
@@ -28,7 +30,7 @@ _PATTERN = frozenset("*?[")  # what DuckDB would take for a pattern of paths
 _OPEN_MAX = 512
 _OPTIONS = "hive_partitioning = true, hive_types_autocast = false, hive_types = {'date': DATE}"
 
-_known: dict[str, tuple[DeltaTable, Files | None]] = {}
+_known: dict[str, tuple[DeltaTable, tuple[Promoted, ...], Files | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,18 @@ class Files:
     folder: str
     paths: tuple[str, ...]
     alike: bool
-    """Whether all files have the same columns; else a column that one lacks is null there."""
+    """Whether all files have the same columns, but for promoted ones; else a column that one lacks is null there."""
+    unpromoted: Mapping[str, tuple[Promoted, ...]] = field(default_factory=dict)
+    """The promoted columns that a file was written without; they are made of its attributes."""
 
     def scan(self) -> str | None:
         """A SELECT of all rows; None where there is no file."""
-        return self._select(self.paths) if self.paths else None
+        return _union(self._select_all(self.paths))
 
     def scan_for(self, words: Sequence[str]) -> str | None:
         """A SELECT of at least the rows that hold all of ``words`` (`index.is_word`); None where none can."""
+        if not words:
+            return self.scan()
         whole: list[str] = []
         ranges: list[tuple[str, int, int]] = []
         for path in self.paths:
@@ -56,29 +62,48 @@ class Files:
                 ranges.extend((path, start, end) for start, end in found)
         if len(ranges) > PARTS_MAX:
             whole, ranges = sorted({*whole, *(path for path, _, _ in ranges)}), []
-        selects = [self._select(whole)] if whole else []
+        selects = self._select_all(whole)
         for path, start, end in ranges:
             rows = f"file_row_number >= {start} AND file_row_number < {end}"
-            selects.append(
-                f"{self._select([path], 'EXCLUDE (file_row_number)', 'file_row_number = true')} WHERE {rows}"
-            )
-        return " UNION ALL BY NAME ".join(selects) if selects else None
+            selects.append(f"{self._select([path], self._lacking(path), numbered=True)} WHERE {rows}")
+        return _union(selects)
 
-    def _select(self, paths: Sequence[str], columns: str = "", *options: str) -> str:
-        chosen = ", ".join([_OPTIONS, *options, *([] if self.alike else ["union_by_name = true"])])
-        return f"SELECT * {columns} FROM read_parquet([{', '.join(map(text, paths))}], {chosen})"
+    def _select_all(self, paths: Sequence[str]) -> list[str]:
+        """A SELECT for all files that lack the same promoted columns."""
+        groups: dict[tuple[Promoted, ...], list[str]] = {}
+        for path in paths:
+            groups.setdefault(self._lacking(path), []).append(path)
+        return [self._select(group, lacking) for lacking, group in groups.items()]
+
+    def _lacking(self, path: str) -> tuple[Promoted, ...]:
+        return self.unpromoted.get(path, ())
+
+    def _select(self, paths: Sequence[str], lacking: tuple[Promoted, ...], numbered: bool = False) -> str:
+        options = [_OPTIONS, *(["file_row_number = true"] if numbered else [])]
+        if lacking or not self.alike:
+            options.append("union_by_name = true")
+        columns = columns_with(lacking, *(["file_row_number"] if numbered else []))
+        return f"SELECT {columns} FROM read_parquet([{', '.join(map(text, paths))}], {', '.join(options)})"
 
 
-def files_of(snapshot: Snapshot) -> Files | None:
+def files_of(snapshot: Snapshot, promoted: tuple[Promoted, ...] = ()) -> Files | None:
     """The files of ``snapshot``; None where DuckDB cannot read them by itself, or not as Delta means them.
 
-    They are kept for the version of each table that was asked for last.
+    Each row has the columns of ``promoted``. The files are kept for the version of each table that was asked for last.
     """
     delta = snapshot.delta
     known = _known.get(delta.table_uri)
-    if known is None or known[0] is not delta:
-        known = _known[delta.table_uri] = (delta, _files(delta))
-    return known[1]
+    if known is None or known[0] is not delta or known[1] != promoted:
+        known = _known[delta.table_uri] = (delta, promoted, _files(delta, promoted))
+    return known[2]
+
+
+def columns_with(lacking: Sequence[Promoted], *unwanted: str) -> str:
+    """What stands behind SELECT for all columns but ``unwanted``, and those of ``lacking`` made anew."""
+    # Who lacks one may have such a column all the same, half empty, by somebody who knew nothing of it.
+    without = [*unwanted, *(one.name for one in lacking)]
+    columns = f"COLUMNS(lambda name: name NOT IN ({', '.join(map(text, without))}))" if without else "*"
+    return f"{columns}, {selected(lacking)}" if lacking else columns
 
 
 def text(value: str) -> str:
@@ -87,7 +112,11 @@ def text(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _files(delta: DeltaTable) -> Files | None:
+def _union(selects: Sequence[str]) -> str | None:
+    return " UNION ALL BY NAME ".join(selects) if selects else None
+
+
+def _files(delta: DeltaTable, promoted: tuple[Promoted, ...]) -> Files | None:
     address = urlsplit(delta.table_uri)
     folder = unquote(address.path)
     if address.scheme != "file" or _PATTERN & set(folder) or delta.protocol().min_reader_version > 1:
@@ -96,9 +125,11 @@ def _files(delta: DeltaTable) -> Files | None:
     # Somebody else's files may lie where the path does not say the date.
     if not all(path.startswith("date=") and not _PATTERN & set(path) and "%" not in path for path in paths):
         return None
-    alike = {field.name for field in delta.schema().fields} == set(TABLE_SCHEMA.names)
+    names = {column.name for column in delta.schema().fields}
+    alike = names == {*TABLE_SCHEMA.names, *(one.name for one in promoted_in(delta))}
     root = folder.rstrip("/")
-    return Files(root, tuple(f"{root}/{path}" for path in paths), alike)
+    lacking = {f"{root}/{path}": missing for path, missing in unpromoted(delta, promoted).items()}
+    return Files(root, tuple(f"{root}/{path}" for path in paths), alike, lacking)
 
 
 def _ranges(path: str, words: Sequence[str]) -> list[tuple[int, int]] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,10 @@ from ringlog.errors import InvalidQuery
 from ringlog.query.result import Result
 from ringlog.query.snapshot import Cut
 from ringlog.query.sql import run_sql
+from ringlog.schema import Promoted
 from ringlog.severity import severity_number
 from ringlog.storage.index import is_word
+from ringlog.storage.promotion import quoted
 
 Moment = str | datetime.datetime | None
 
@@ -54,8 +57,11 @@ class Filter:
             raise InvalidQuery(f"{self.severity!r} is no level: give a word such as 'ERROR', or 1–24")
         return number
 
-    def conditions(self) -> tuple[list[str], list[Any]]:
-        """SQL conditions and their parameters; a user's text is always a parameter."""
+    def conditions(self, promoted: Sequence[Promoted] = ()) -> tuple[list[str], list[Any]]:
+        """SQL conditions and their parameters; a user's text is always a parameter.
+
+        By a column of ``promoted``, readers skip what cannot have the attribute; what remains is compared as JSON.
+        """
         found: list[tuple[str, Any]] = []
         if self.text is not None:
             # Without a copy of every body in lower case; and as Arrow does it in `apply`.
@@ -70,7 +76,12 @@ class Filter:
         if least is not None:
             found.append(("severity_number >= ?", least))
         conditions, parameters = [one for one, _ in found], [value for _, value in found]
+        columns = {one.name: one for one in promoted}
         for key, value in self.attributes.items():
+            column = columns.get(key)
+            if column is not None and (held := _in_column(column, value)) is not None:
+                conditions.append(f"{quoted(key)} = ?")
+                parameters.append(held)
             conditions.append("json_extract(attributes, ?) = ?::JSON")
             parameters += [_json_path(key), orjson.dumps(value).decode()]
         return conditions, parameters
@@ -124,7 +135,7 @@ def run_search(
 
     ``since`` and ``until`` are a time, ISO 8601 text, or an age such as ``15m``, ``1h``, ``2d``. Raises `InvalidQuery`.
     """
-    conditions, parameters = wanted.conditions()
+    conditions, parameters = wanted.conditions(cut.promoted)
     for moment, sign in ((since, ">="), (until, "<")):
         if moment is not None:
             at = _moment(moment, now)
@@ -148,6 +159,20 @@ def _moment(given: str | datetime.datetime, now: datetime.datetime) -> datetime.
                 f"{given!r} is no time: give an age such as 30s, 15m, 1h, 2d, or ISO 8601 such as 2026-01-31T12:00:00Z"
             ) from None
     return given if given.tzinfo else given.replace(tzinfo=datetime.timezone.utc)
+
+
+def _in_column(column: Promoted, value: Any) -> str | int | float | bool | None:
+    """What every record with the attribute ``value`` has in ``column``; None where that cannot be said for sure."""
+    kind = type(value)
+    if column.kind == "string":
+        if kind is str:
+            return str(value)
+        return orjson.dumps(value).decode() if kind is int or kind is bool else None
+    if column.kind == "integer":
+        return int(value) if kind is int and -(2**63) <= value < 2**63 else None
+    if column.kind == "number":
+        return float(value) if kind in (int, float) and math.isfinite(value) else None
+    return bool(value) if kind is bool else None
 
 
 def _json_path(key: str) -> str:

@@ -7,6 +7,7 @@ from the tails. Read the other way round, they would be in neither.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow.dataset import FileSystemDataset
 
 from ringlog.errors import ConfigurationError
 from ringlog.replication import already_stored
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.settings import local_path
 from ringlog.storage import Snapshot, Table
+from ringlog.storage.contents import unpromoted
 
 Identity = tuple[int, int, int]
 
@@ -38,11 +41,23 @@ class Tail:
 
 @dataclass(frozen=True)
 class Cut:
-    """``snapshot`` is None where there is no table yet; ``missing`` are the shards whose tail could not be read."""
+    """``snapshot`` is None where there is no table yet; ``missing`` are the shards whose tail could not be read.
+
+    ``wanted`` are attributes that will have a column, also where the table has none yet: the reader sees one already.
+    """
 
     snapshot: Snapshot | None
     tails: tuple[Tail, ...]
     missing: tuple[str, ...] = ()
+    wanted: tuple[Promoted, ...] = ()
+
+    @functools.cached_property
+    def promoted(self) -> tuple[Promoted, ...]:
+        """The attributes that have a column of their own."""
+        if self.snapshot is None:
+            return self.wanted
+        names = {field.name.lower() for field in self.snapshot.delta.schema().fields}
+        return (*self.snapshot.promoted, *(one for one in self.wanted if one.name.lower() not in names))
 
     def hot(self) -> pa.Table:
         """The records of the tails that the table's version does not hold."""
@@ -52,6 +67,20 @@ class Cut:
     def cold(self) -> Any:
         """The table's version as an Arrow dataset: whoever scans it reads only the files and columns that it needs."""
         return None if self.snapshot is None else self.snapshot.delta.to_pyarrow_dataset()
+
+    def datasets(self) -> list[tuple[tuple[Promoted, ...], Any]]:
+        """`cold`, apart for segments that were written without the same ones of the promoted columns."""
+        whole = self.cold()
+        lacking = {} if self.snapshot is None else unpromoted(self.snapshot.delta, self.promoted)
+        if not lacking:
+            return [] if whole is None else [((), whole)]
+        groups: dict[tuple[Promoted, ...], list[Any]] = {}
+        for fragment in whole.get_fragments():
+            groups.setdefault(lacking.get(fragment.path, ()), []).append(fragment)
+        return [
+            (missing, FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem))
+            for missing, fragments in groups.items()
+        ]
 
     def _unstored(self, tail: Tail) -> list[pa.RecordBatch]:
         stored = self.snapshot.stored(tail.shard) if self.snapshot else 0
@@ -64,10 +93,12 @@ class Cut:
         return kept
 
 
-def take_cut(tails: Callable[[], tuple[Sequence[Tail], Sequence[str]]], table: Table) -> Cut:
+def take_cut(
+    tails: Callable[[], tuple[Sequence[Tail], Sequence[str]]], table: Table, wanted: Sequence[Promoted] = ()
+) -> Cut:
     """Read the tails (and which shards have none now), then the table."""
     hot, missing = tails()
-    return Cut(newest(table), tuple(hot), tuple(missing))
+    return Cut(newest(table), tuple(hot), tuple(missing), tuple(wanted))
 
 
 def newest(table: Table) -> Snapshot | None:

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from ringlog.errors import InvalidQuery, Unavailable
-from ringlog.query.files import files_of, text
+from ringlog.query.files import columns_with, files_of, text
 from ringlog.query.result import Result
 from ringlog.query.snapshot import Cut
 from ringlog.schema import TABLE_SCHEMA
@@ -58,18 +58,12 @@ def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, .
 def _connection(cut: Cut, words: tuple[str, ...]) -> Any:
     """A connection of its own, with the view ``logs`` of its own; engine and footers are shared."""
     hot = cut.hot()
-    files = files_of(cut.snapshot) if cut.snapshot else None
+    files = files_of(cut.snapshot, cut.promoted) if cut.snapshot else None
     connection = _engine(files.folder if files else None).cursor()
-    if files is not None:
-        cold = files.scan_for(words) if words else files.scan()
-    elif cut.snapshot is not None:
-        connection.register("cold", cut.cold())
-        cold = "SELECT * FROM cold"
-    else:
-        cold = None
+    cold = _scan_datasets(connection, cut) if files is None else files.scan_for(words)
     if cold is None or hot.num_rows or (files and not files.alike):
         connection.register("hot", _with_columns_of(cut, hot))
-        cold = f"SELECT * FROM hot UNION ALL BY NAME {cold}" if cold else "SELECT * FROM hot"
+        cold = " UNION ALL BY NAME ".join([f"SELECT {columns_with(cut.promoted)} FROM hot", *([cold] if cold else [])])
     try:
         connection.execute(f"CREATE TEMP VIEW logs AS {cold}")
     except duckdb.IOException as error:
@@ -79,10 +73,20 @@ def _connection(cut: Cut, words: tuple[str, ...]) -> Any:
     return connection
 
 
+def _scan_datasets(connection: Any, cut: Cut) -> str | None:
+    """A SELECT of the table's version as Arrow datasets, one for all segments that lack the same promoted columns."""
+    selects = []
+    for number, (lacking, dataset) in enumerate(cut.datasets()):
+        connection.register(f"cold_{number}", dataset)
+        selects.append(f"SELECT {columns_with(lacking)} FROM cold_{number}")
+    return " UNION ALL BY NAME ".join(selects) if selects else None
+
+
 def _with_columns_of(cut: Cut, hot: pa.Table) -> pa.Table:
     """``hot`` with the columns that the table has beyond it: they may be in no file yet."""
+    known = {*TABLE_SCHEMA.names, *(one.name for one in cut.promoted)}
     for field in pa.schema(cut.snapshot.delta.schema()) if cut.snapshot else ():
-        if field.name not in TABLE_SCHEMA.names:
+        if field.name not in known:
             hot = hot.append_column(field.name, pa.nulls(hot.num_rows, field.type))
     return hot
 

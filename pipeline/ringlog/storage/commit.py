@@ -22,10 +22,11 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
 from ringlog.replication import outcome
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.settings import local_path
 from ringlog.storage.contents import StoredSegment, paths_of, segments_of
 from ringlog.storage.objects import Objects
+from ringlog.storage.promotion import promoted_in
 from ringlog.storage.segment import STATISTICS, Segment
 
 ATTEMPTS = 5
@@ -41,7 +42,8 @@ _RELIST_S = 0.1
 _DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "4", "retry_timeout": "30s"}
 HISTORY_HOURS = 24
 """How long earlier versions of a new table stay readable."""
-_STATISTICS = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS)}
+STATISTICS_KEY = "delta.dataSkippingStatsColumns"
+"""The property of the table that names the columns of whose values the log keeps bounds."""
 _HISTORY = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
 _VACUUMS = "ringlog.vacuums"
 LOG = "_delta_log"
@@ -97,6 +99,11 @@ class Snapshot:
         found = re.fullmatch(r"interval (\d+) hours?", self._configuration.get(_HISTORY[0]) or "")
         return int(found[1]) if found else 0
 
+    @property
+    def promoted(self) -> tuple[Promoted, ...]:
+        """The attributes that have a column of their own in this version."""
+        return promoted_in(self.delta)
+
     def segments(self) -> list[StoredSegment]:
         """What this version consists of."""
         return segments_of(self.delta)
@@ -143,7 +150,7 @@ class Table:
                     TABLE_SCHEMA,
                     mode="error",
                     partition_by=["date"],
-                    configuration={**_STATISTICS, **_history(HISTORY_HOURS)},
+                    configuration={STATISTICS_KEY: ",".join(STATISTICS), **_history(HISTORY_HOURS)},
                     storage_options=self._options,
                     # With retries, delta-rs lets a second creator through, who replaces the table's metadata.
                     commit_properties=CommitProperties(max_commit_retries=0),
@@ -313,14 +320,35 @@ class Table:
         Raises `Conflict` when the properties are changed all the while, and `OutcomeUnknown`.
         """
         before = self.snapshot()
-        return self._configure({_VACUUMS: str(before.vacuums + 1)}, lambda found: found.vacuums > before.vacuums)
+        properties = {_VACUUMS: str(before.vacuums + 1)}
+        return self.alter(lambda delta: _set(delta, properties), lambda found: found.vacuums > before.vacuums)
 
     def keep_history(self, hours: int) -> Snapshot:
         """Keep earlier versions readable for ``hours``; the newest snapshot. Raises what `begin_vacuum` raises."""
+        return self.alter(lambda delta: _set(delta, _history(hours)), lambda found: found.history_hours == hours)
+
+    def alter(self, change: Callable[[DeltaTable], None], done: Callable[[Snapshot], bool]) -> Snapshot:
+        """Let ``change`` alter the newest version, unless and until it is ``done``; a later snapshot, settled.
+
+        Everybody who has an earlier snapshot takes a new one before the next commit. Raises `Conflict` when others
+        alter the table all the while, and `OutcomeUnknown`: then do it again.
+        """
+        refusal: Exception | None = None
         found = self.snapshot()
-        if found.history_hours == hours:
-            return found
-        return self._configure(_history(hours), lambda found: found.history_hours == hours)
+        for _ in range(ATTEMPTS):
+            if done(found):
+                return self.settle(found)
+            try:
+                # It changes what it is called on, and a snapshot never changes: so on one of its own.
+                change(self.snapshot().delta)
+            except (DeltaError, OSError) as error:
+                refusal = error
+            found = self._read_back(refusal)
+        if done(found):
+            return self.settle(found)
+        raise Conflict(
+            f"the table {self.url} was not altered in {ATTEMPTS} attempts: {_reason(refusal)}. Try again"
+        ) from refusal
 
     def clean_log(self) -> None:
         """Remove what of the log no version of the history needs. Raises `Unavailable`."""
@@ -328,22 +356,6 @@ class Table:
             self.snapshot().delta.cleanup_metadata()
         except (DeltaError, OSError) as error:
             raise Unavailable(f"cannot clean the log of {self.url} now: {_reason(error)}. Try again") from error
-
-    def _configure(self, properties: Mapping[str, str], done: Callable[[Snapshot], bool]) -> Snapshot:
-        refusal: Exception | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                # It changes what it is called on, and a snapshot never changes: so on one of its own.
-                self.snapshot().delta.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
-            except (DeltaError, OSError) as error:
-                refusal = error
-            found = self._read_back(refusal)
-            if done(found):
-                return self.settle(found)
-        raise Conflict(
-            f"the table {self.url} did not take {', '.join(properties)} in {ATTEMPTS} attempts: {_reason(refusal)}. "
-            "Try again"
-        )
 
     def _try(self, snapshot: Snapshot, flushes: Sequence[Flush]) -> Exception | None:
         marks = [Transaction(flush.shard, flush.end) for flush in flushes]
@@ -440,6 +452,10 @@ def _fence(shard: str) -> str:
 
 def _expired(shard: str) -> str:
     return f"{shard}{EXPIRED}"
+
+
+def _set(delta: DeltaTable, properties: Mapping[str, str]) -> None:
+    delta.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
 
 
 def _history(hours: int) -> dict[str, str]:

@@ -139,7 +139,9 @@ class _Run:
         """Do it, in as many pieces as memory asks for."""
         done = Compacted()
         for chosen, rows, full in self._read(merge):
-            added = write_segments(self._table.objects, _FULL if full else _MERGED, 0, rows.to_batches())
+            added = write_segments(
+                self._table.objects, _FULL if full else _MERGED, 0, rows.to_batches(), snapshot.promoted
+            )
             try:
                 snapshot = self._table.replace(snapshot, chosen, added)
             except Conflict as error:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from ringlog.errors import CorruptionError, Unavailable
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.storage.objects import Objects
-from ringlog.storage.segment import is_as_written
+from ringlog.storage.segment import digest_of, is_as_written
 
 Bounds = tuple[Any, Any]
 """The smallest and the largest value of a column in a segment; they may be wider than what is there."""
@@ -71,6 +72,33 @@ def segments_of(delta: DeltaTable) -> list[StoredSegment]:
 def paths_of(delta: DeltaTable) -> set[str]:
     """The paths of the segments of the loaded version of ``delta``."""
     return set(_actions(delta)["path"].to_pylist())
+
+
+def unpromoted(delta: DeltaTable, promoted: Sequence[Promoted]) -> dict[str, tuple[Promoted, ...]]:
+    """Those of ``promoted`` that a segment of the loaded version was written without, by its path, where there are any.
+
+    The log says it: with each promoted column that ringlog writes, it counts the nulls. What others wrote or merged is
+    not relied on: they may have left a column empty in records that have a value.
+    """
+    actions = _actions(delta) if promoted else None
+    if actions is None or not actions.num_rows:
+        return {}
+    lacking = {one.name: _without(actions, one.name) for one in promoted}
+    found: dict[str, tuple[Promoted, ...]] = {}
+    for at, path in enumerate(actions["path"].to_pylist()):
+        ours = digest_of(path) is not None
+        missing = tuple(one for one in promoted if not ours or lacking[one.name][at])
+        if missing:
+            found[path] = missing
+    return found
+
+
+def _without(actions: pa.Table, column: str) -> list[bool]:
+    """For each of ``actions``, whether it has no count of nulls of ``column``."""
+    counts = actions["null_count"].combine_chunks()
+    at = counts.type.get_field_index(column)
+    without: list[bool] = [True] * len(counts) if at < 0 else pc.struct_field(counts, [at]).is_null().to_pylist()
+    return without
 
 
 def _actions(delta: DeltaTable) -> pa.Table:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
 from ringlog.errors import ConfigurationError, Conflict, Unavailable
+from ringlog.schema import Promoted
 from ringlog.settings import MIB
 from ringlog.storage.commit import ATTEMPTS, Snapshot, Table
 from ringlog.storage.contents import StoredSegment, paths_of, read_segment
@@ -189,7 +190,7 @@ def _steps(table: Table, expiry: Expiry, snapshot: Snapshot, spared: set[str], d
     for segment in expiry.chosen(snapshot.segments()):
         if segment.path in spared:
             continue
-        if not _add(table, expiry, segment, step, dry_run):
+        if not _add(table, expiry, segment, step, snapshot.promoted, dry_run):
             spared.add(segment.path)
         if len(step.removed) >= STEP_SEGMENTS or step.read_bytes >= STEP_BYTES:
             yield step
@@ -198,7 +199,14 @@ def _steps(table: Table, expiry: Expiry, snapshot: Snapshot, spared: set[str], d
         yield step
 
 
-def _add(table: Table, expiry: Expiry, segment: StoredSegment, step: _Step, dry_run: bool) -> bool:
+def _add(
+    table: Table,
+    expiry: Expiry,
+    segment: StoredSegment,
+    step: _Step,
+    promoted: Sequence[Promoted],
+    dry_run: bool,
+) -> bool:
     """Let ``step`` take from ``segment`` what is to go; False where that is nothing."""
     shard = segment.only("shard")
     if shard is not None and expiry.takes_all(segment):
@@ -213,7 +221,7 @@ def _add(table: Table, expiry: Expiry, segment: StoredSegment, step: _Step, dry_
         kept = rest.num_rows
         step.read_bytes += segment.size_bytes
         if kept and not dry_run:
-            step.added.extend(write_segments(table.objects, _KEPT, 0, rest.to_batches()))
+            step.added.extend(write_segments(table.objects, _KEPT, 0, rest.to_batches(), promoted))
     step.removed.append(segment)
     step.counts += counts
     went = counts.total()

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.storage import index
 from ringlog.storage.objects import Objects
+from ringlog.storage.promotion import with_promoted
 
 STATISTICS = (
     "timestamp",
@@ -64,22 +65,29 @@ class Segment:
     end: int
 
 
-def write_segments(objects: Objects, shard: str, start: int, batches: Sequence[pa.RecordBatch]) -> list[Segment]:
+def write_segments(
+    objects: Objects,
+    shard: str,
+    start: int,
+    batches: Sequence[pa.RecordBatch],
+    promoted: Sequence[Promoted] = (),
+) -> list[Segment]:
     """Write ``batches`` (in order, from offset ``start``) as one segment for each date.
 
-    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it. Within a segment, records are sorted
-    by service, severity and time. The names are unique, so that nothing is ever overwritten; a segment is part of the
-    table only once it is committed. Raises what `Objects.write` raises; segments that were written before that stay
-    behind as orphans and do no harm.
+    Their schema is `TABLE_SCHEMA`, and whatever columns the table has beyond it; those of ``promoted`` are made here.
+    Within a segment, records are sorted by service, severity and time. The names are unique, so that nothing is ever
+    overwritten; a segment is part of the table only once it is committed. Raises what `Objects.write` raises; segments
+    that were written before that stay behind as orphans and do no harm.
     """
     table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else TABLE_SCHEMA)
+    table = with_promoted(table, promoted)
     end = start + table.num_rows
     segments = []
     for date, rows in _dates(_sorted(table)):
         data = _parquet(rows)
         path = _unique_path(shard, start, end, date, xxhash.xxh3_64_hexdigest(memoryview(data)))
         objects.write(path, data)
-        stats = orjson.dumps(statistics(rows)).decode()
+        stats = orjson.dumps(statistics(rows, promoted)).decode()
         segments.append(Segment(path, data.size, rows.num_rows, date, stats, shard, start, end))
     return segments
 
@@ -119,8 +127,14 @@ def _dates(table: pa.Table) -> Iterator[tuple[datetime.date, pa.Table]]:
 
 def is_as_written(path: str, data: bytes) -> bool:
     """Whether ``data`` is, to the bit, what was written as ``path``; True as well where the path does not say."""
+    said = digest_of(path)
+    return said is None or said == xxhash.xxh3_64_hexdigest(data)
+
+
+def digest_of(path: str) -> str | None:
+    """The digest that the name of a segment says; None where it is no name that ringlog gave."""
     said = re.search(r"-([0-9a-f]{16})\.parquet$", path)
-    return said is None or said[1] == xxhash.xxh3_64_hexdigest(data)
+    return None if said is None else said[1]
 
 
 def _unique_path(shard: str, start: int, end: int, date: datetime.date, digest: str) -> str:
@@ -158,14 +172,19 @@ def _parquet(rows: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def statistics(rows: pa.Table) -> dict[str, Any]:
-    """What Delta keeps about one file: the number of records, and per column the bounds and the nulls."""
+def statistics(rows: pa.Table, promoted: Sequence[Promoted] = ()) -> dict[str, Any]:
+    """What Delta keeps about one file: the number of records, and per column the bounds and the nulls.
+
+    That nulls of a promoted column are counted says that it was made of the attributes: see `contents.unpromoted`.
+    """
     smallest: dict[str, Any] = {}
     largest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
-    for name in STATISTICS:
+    for name in (*STATISTICS, *(one.name for one in promoted)):
         column = rows[name]
         nulls[name] = column.null_count
+        if pa.types.is_boolean(column.type):
+            continue  # Delta keeps no bounds of these
         bounds = pc.min_max(column)
         low, high = _lower(bounds["min"]), _upper(bounds["max"])
         if low is not None:
