@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,7 +124,16 @@ def short_names(numbers: pa.Array) -> pa.Array:
 
 def first_specified(candidates: list[pa.Array], length: int) -> pa.Array:
     """Per record the first number that is not 0, of several int8 arrays without nulls."""
-    chosen: Any = pa.repeat(pa.scalar(0, pa.int8()), length)
-    for numbers in candidates:
+    if not candidates:
+        return pa.repeat(pa.scalar(0, pa.int8()), length)
+    chosen, *others = candidates
+    for numbers in others:
+        if all_specified(chosen):
+            break
         chosen = pc.if_else(pc.equal(chosen, 0), numbers, chosen)
     return chosen
+
+
+def all_specified(numbers: pa.Array) -> bool:
+    """Whether none of an int8 array without nulls is 0."""
+    return bool(numbers.to_numpy().all())

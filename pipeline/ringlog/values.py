@@ -152,6 +152,11 @@ def json_text(value: Any) -> str:
     return orjson.dumps(_plain(value, DEPTH_MAX)).decode()
 
 
+def part_text(value: Any) -> str:
+    """`json_text` of a value inside an object."""
+    return orjson.dumps(_plain(value, DEPTH_MAX - 1)).decode()
+
+
 def _is_plain(item: tuple[Any, Any]) -> bool:
     key, value = item
     if type(key) is not str or len(key) > KEY_BYTES_MAX // 4:
