@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from ringlog.client.current import settings_of
 from ringlog.errors import ConfigurationError
+from ringlog.schema import Promoted
 from ringlog.settings import Settings
 
 SECRET = "canary-7f3a"
@@ -36,12 +37,29 @@ def test_keywords_win_over_the_environment_and_that_over_files(tmp_path: Path, m
         ({"root": "s3://"}, "local folder or s3://"),
         ({"journal_dir": "s3://bucket/x"}, "local folder"),
         ({"shards": 0}, "shards"),
+        (
+            {"promote": ["severity_text"]},
+            "promote.*'severity_text' cannot be promoted: a record has that column already",
+        ),
+        ({"promote": ["a;b"]}, "promote.*'a;b' cannot be promoted: a column's name has letters, digits"),
+        ({"promote": ["loss float"]}, "promote.*loss cannot be promoted as 'float': one of string, integer, number"),
+        ({"promote": ["id", "Id integer"]}, "promote.*'Id' is promoted twice"),
+        ({"promote": 5}, "promote"),
         ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         settings_of(**{"root": None, **wrong})  # type: ignore[arg-type]
+
+
+def test_what_is_promoted_is_a_list_or_one_text_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["http.status_code integer", "request_id"]
+    listed = Settings(promote=given)  # type: ignore[arg-type]
+    assert listed.promoted == (Promoted("http.status_code", "integer"), Promoted("request_id", "string"))
+    monkeypatch.setenv("RINGLOG_PROMOTE", " http.status_code  integer, request_id,")
+    assert Settings().promoted == listed.promoted == Settings(**listed.public()).promoted
+    assert Settings(promote=()).promoted == ()
 
 
 @pytest.mark.parametrize(("replicas", "quorum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
@@ -110,10 +111,11 @@ class Settings(BaseSettings):
     journal_file_bytes_max: Positive = 32 * MIB
     rebalance_interval_s: PositiveFloat = 5.0
 
-    promote: tuple[str, ...] = ()
+    promote: Annotated[tuple[str, ...], NoDecode] = ()
     """Attributes that become columns of the table: ``"request_id"``, or with a type ``"http.status_code integer"``.
 
-    A type is ``string``, ``integer``, ``number`` or ``boolean``. A column that was added stays."""
+    A type is ``string``, ``integer``, ``number`` or ``boolean``. One text, as in the environment, names several with
+    commas. A column that was added stays."""
 
     retention_days: PositiveFloat | None = None
     """Records of days that ended longer ago leave the table; without it, none does by age."""
@@ -154,6 +156,11 @@ class Settings(BaseSettings):
         if not root.startswith("s3://") or len(root) <= len("s3://"):
             raise ValueError(f"root must be a local folder or s3://bucket/prefix, not {root!r}")
         return root.rstrip("/")
+
+    @field_validator("promote", mode="before")
+    @classmethod
+    def _listed(cls, promote: Any) -> Any:
+        return [text for text in promote.split(",") if text.strip()] if isinstance(promote, str) else promote
 
     @field_validator("promote")
     @classmethod

@@ -35,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 def compact(root: Root = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Merge small segments into few large ones; readers and archivers go on meanwhile."""
-    _, table = _open(root)
+    _, table = open_table(root)
     snapshot = table.snapshot()
     merges = plan(snapshot.segments(), time.time())
     if dry_run:
@@ -76,7 +76,7 @@ def expire(
     json: Json = False,
 ) -> None:
     """Remove old or unwanted records from the table; by default what the settings say. Files stay until a vacuum."""
-    settings, table = _open(root)
+    settings, table = open_table(root)
     now_s = time.time()
     if (days, size, service, tenant) == (None, None, None, None):
         chosen = list(expiries(settings, now_s))
@@ -109,7 +109,7 @@ def expire(
 
 def vacuum(root: Root = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Remove the files that no version of the last `history_hours` needs, and that no archiver can still commit."""
-    settings, table = _open(root)
+    settings, table = open_table(root)
     removed: list[str] = []
     with show.errors.status("looking for files") as progress:
 
@@ -135,7 +135,7 @@ def verify(
 ) -> None:
     """Read the table and this machine's journals again, and say what is wrong and where; exit code 1 if anything is."""
     given = {} if journal_dir is None else {"journal_dir": journal_dir}
-    settings, table = _open(root, **given)
+    settings, table = open_table(root, **given)
     journals = _journals(settings, table)
     with show.byte_progress() as progress:
         size = sum(segment.size_bytes for segment in table.snapshot().segments())
@@ -164,7 +164,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def _open(root: str | None, **given: Any) -> tuple[Settings, Table]:
+def open_table(root: str | None, **given: Any) -> tuple[Settings, Table]:
+    """The settings with ``root`` and what else is ``given``, and their table, which need not exist."""
     settings = settings_of(root, **given)
     return settings, Table(settings.table_url, settings.storage_options())
 
