@@ -329,6 +329,22 @@ def test_segments_that_cannot_have_a_value_are_not_read(table: Table) -> None:
         run_sql("SELECT count(body) FROM logs", cut).fetchall()
 
 
+def test_row_groups_that_cannot_have_an_id_are_not_read(table: Table) -> None:
+    """By a bloom filter: the ids are such that bounds say nothing. Again, their records are made unreadable."""
+    snapshot = promote(table, table.snapshot(), [REQUEST])
+    ids = [f"{number * 7919 % 1000:08x}" for number in range(1000)]
+    for start in range(0, 1000, 100):
+        texts = [f'{{"request_id":"{one}"}}' for one in ids[start : start + 100]]
+        snapshot = written(table, snapshot, "s", rows("s", start, 100, attributes=texts))
+    for one in snapshot.segments():
+        if one.bounds["record_offset"][0] != 500:
+            with Path(table.url, one.path).open("r+b") as file:
+                file.write(bytes(1000))
+    query = "SELECT record_offset FROM logs WHERE request_id = ?"
+    assert run_sql(query, Cut(snapshot, ()), [ids[555]]).fetchall() == [(555,)]
+    assert run_sql(query, Cut(snapshot, ()), ["no such id"]).fetchall() == []
+
+
 def test_a_column_of_a_later_ringlog_is_one_like_any_other(table: Table) -> None:
     from deltalake import Field
     from deltalake.schema import PrimitiveType
