@@ -330,7 +330,7 @@ def test_segments_that_cannot_have_a_value_are_not_read(table: Table) -> None:
 
 
 def test_row_groups_that_cannot_have_an_id_are_not_read(table: Table) -> None:
-    """By a bloom filter: the ids are such that bounds say nothing. Again, their records are made unreadable."""
+    """By a bloom filter: the ids are such that bounds say nothing. The ids of the others are made unreadable."""
     snapshot = promote(table, table.snapshot(), [REQUEST])
     ids = [f"{number * 7919 % 1000:08x}" for number in range(1000)]
     for start in range(0, 1000, 100):
@@ -338,11 +338,16 @@ def test_row_groups_that_cannot_have_an_id_are_not_read(table: Table) -> None:
         snapshot = written(table, snapshot, "s", rows("s", start, 100, attributes=texts))
     for one in snapshot.segments():
         if one.bounds["record_offset"][0] != 500:
+            group = pq.read_metadata(Path(table.url, one.path)).row_group(0)
+            column = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "request_id")
             with Path(table.url, one.path).open("r+b") as file:
-                file.write(bytes(1000))
+                file.seek(column.data_page_offset)
+                file.write(bytes(column.total_compressed_size))
     query = "SELECT record_offset FROM logs WHERE request_id = ?"
     assert run_sql(query, Cut(snapshot, ()), [ids[555]]).fetchall() == [(555,)]
     assert run_sql(query, Cut(snapshot, ()), ["no such id"]).fetchall() == []
+    with pytest.raises(duckdb.Error, match="Invalid data"):
+        run_sql(query.replace("=", ">"), Cut(snapshot, ()), ["0"]).fetchall()
 
 
 def test_a_column_of_a_later_ringlog_is_one_like_any_other(table: Table) -> None:
