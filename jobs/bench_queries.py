@@ -27,7 +27,7 @@ import pyarrow as pa
 
 import ringlog
 from ringlog.query import Filter, read_table, run_search, run_sql
-from ringlog.routing import Leading, Routes
+from ringlog.routing import Keys, Leading, Routes
 from ringlog.schema import pack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Table, write_segments
@@ -99,7 +99,8 @@ def _build(url: str, records: int, merge: bool) -> str:
             needle = orjson.loads(whole["attributes"][records // 2 - seen].as_py())["request_id"]
         seen += whole.num_rows
         for at in range(0, whole.num_rows, _BATCH_ROWS):
-            for shard, batch in routes.assign(whole.slice(at, _BATCH_ROWS), (0.0, 0.0)):
+            piece = whole.slice(at, _BATCH_ROWS)
+            for shard, batch in routes.assign(piece, Keys.of(piece), (0.0, 0.0)):
                 end = starts[shard] + sum(part.num_rows for part in held[shard])
                 held[shard].append(with_position(batch, shard, end))
                 sizes[shard] += len(pack(batch))

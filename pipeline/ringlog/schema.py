@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +109,7 @@ def pack(batch: pa.RecordBatch) -> bytes:
     >>> unpack(pack(batch)).equals(batch)
     True
     """
-    names = [field.name for field, column in zip(batch.schema, batch.columns, strict=True) if _has_values(column)]
-    packed = batch.select(names).replace_schema_metadata(None)
+    packed = with_values(batch).replace_schema_metadata(None)
     if any(field.metadata for field in packed.schema):
         packed = packed.cast(pa.schema([field.remove_metadata() for field in packed.schema]))
     sink = pa.BufferOutputStream()
@@ -117,24 +118,47 @@ def pack(batch: pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _has_values(column: pa.Array) -> bool:
-    return bool(column.null_count < len(column))
+def with_values(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch`` without the columns that have no value; what is done with each column is done with fewer then."""
+    present = [at for at, column in enumerate(batch.columns) if column.null_count < len(column)]
+    return batch if len(present) == batch.num_columns else batch.select(present)
 
 
-def unpack(payload: bytes | memoryview | pa.Buffer, *, validate: bool = False) -> pa.RecordBatch:
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """All records of ``batches``, at least one, as one batch; a column that some lack is null there."""
+    alike = itertools.groupby(batches, key=lambda batch: batch.schema)
+    tables = [pa.Table.from_batches(list(each)) for _, each in alike]
+    whole = pa.concat_tables(tables, promote_options="default").combine_chunks()
+    return whole.to_batches()[0] if len(whole) else batches[0]
+
+
+def unpack(payload: bytes | memoryview | pa.Buffer) -> pa.RecordBatch:
     """The batch of `RECORD_SCHEMA` that `pack` packed; columns that were left out are null.
 
-    With ``validate``, bytes from somebody else are checked in full before anything reads them. Raises `InvalidRecord`
-    for anything that is not one batch of at least one record with known columns.
+    Raises `InvalidRecord` for anything that does not read as an Arrow IPC stream with a batch.
     """
+    return with_record_schema(_first_batch(payload)[0])
+
+
+def check_packed(payload: bytes | memoryview | pa.Buffer) -> int:
+    """How many records ``payload``, bytes from somebody else, holds; checked in full before anything reads them.
+
+    Raises `InvalidRecord` for anything that is not one batch of at least one record with known columns.
+    """
+    batch, reader = _first_batch(payload)
+    try:
+        _check(batch, reader)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InvalidRecord(f"this is no batch of records as an Arrow IPC stream: {error}") from error
+    return int(batch.num_rows)
+
+
+def _first_batch(payload: bytes | memoryview | pa.Buffer) -> tuple[pa.RecordBatch, Any]:
     try:
         reader = pa.ipc.open_stream(payload)
-        batch = reader.read_next_batch()
-        if validate:
-            _check(batch, reader)
+        return reader.read_next_batch(), reader
     except (pa.ArrowException, StopIteration, OSError, ValueError) as error:
         raise InvalidRecord(f"this is no batch of records as an Arrow IPC stream: {error}") from error
-    return with_record_schema(batch)
 
 
 def with_record_schema(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -97,6 +97,12 @@ CLIENTS: list[Client] = []
 """Those of the running test: a stream that is left open would keep its server, and this process, from ending."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A takeover waits longer for members that a busy machine keeps from answering: nobody here opens again for them."""
+    monkeypatch.setattr("ringlog.replication.takeover.GRACE_S", 2.0)
+
+
 @pytest.fixture
 def trio(tmp_path: Path) -> Iterator[Trio]:
     made = Trio(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow as pa
 from ringlog.errors import InvalidRecord
 from ringlog.records import to_record_batch
 from ringlog.replication import GAP_PRODUCER, Entry, Submit
-from ringlog.schema import pack, unpack, with_position, with_record_schema
+from ringlog.schema import check_packed, joined, pack, unpack, with_position, with_record_schema
 
 
 def rows(shard: str, entry: Entry) -> pa.RecordBatch:
@@ -20,10 +19,7 @@ def rows(shard: str, entry: Entry) -> pa.RecordBatch:
 
 def all_rows(shard: str, entries: Sequence[Entry]) -> pa.RecordBatch:
     """The records of ``entries``, which follow on one another, as rows of the table. One batch costs less than many."""
-    batches = [pa.ipc.open_stream(entry.payload).read_next_batch() for entry in entries]
-    alike = itertools.groupby(batches, key=lambda batch: batch.schema)  # a column without values was left out
-    tables = [pa.Table.from_batches(list(each)) for _, each in alike]
-    [whole] = pa.concat_tables(tables, promote_options="default").combine_chunks().to_batches()
+    whole = joined([pa.ipc.open_stream(entry.payload).read_next_batch() for entry in entries])
     return with_position(with_record_schema(whole), shard, entries[0].start)
 
 
@@ -32,7 +28,7 @@ def invalid(submit: Submit) -> str | None:
     if submit.producer.startswith(GAP_PRODUCER):
         return f"a producer's name must not begin with {GAP_PRODUCER}"
     try:
-        records = unpack(submit.payload, validate=True).num_rows
+        records = check_packed(submit.payload)
     except InvalidRecord as error:
         return str(error)
     return None if records == submit.records else f"the batch holds {records} records, not {submit.records}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ringlog.schema import joined
+
 
 @dataclass(slots=True)
 class Group:
@@ -21,7 +23,7 @@ class Group:
     def batch(self) -> pa.RecordBatch:
         """All pieces as one batch."""
         batches = [batch for batch, _ in self.pieces]
-        return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        return batches[0] if len(batches) == 1 else joined(batches)
 
 
 class Batcher:

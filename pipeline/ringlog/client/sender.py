@@ -21,8 +21,8 @@ from ringlog.client.producer import Batch, Producer, Step
 from ringlog.client.transport import Connection, Transport
 from ringlog.errors import Overloaded, RinglogError, Unavailable
 from ringlog.replication import Acks
-from ringlog.routing import Leading, Routes, key_hashes
-from ringlog.schema import cut, pack
+from ringlog.routing import Keys, Leading, Routes
+from ringlog.schema import cut, pack, with_values
 from ringlog.wire import Acknowledged, decode, encode
 
 _logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class Sender:
 
         Raises `Overloaded` when there is no room for it within ``wait_s``.
         """
+        batch = with_values(batch)
         submission = Submission(Future(), batch.nbytes, timeout_s, time.monotonic() + timeout_s)
         with self._room:
             fits = self._room.wait_for(
@@ -189,12 +190,13 @@ class Sender:
         now = time.monotonic()
         if now - self._refreshed > REFRESH_S:
             self._refresh(0.0)
+        keys = Keys.of(batch)
         try:
-            assigned = self._routes.assign(batch, (random.random(), random.random()))
+            assigned = self._routes.assign(batch, keys, (random.random(), random.random()))
         except Unavailable as error:
             self._await_leaders(error, submission, lambda: self._take(batch, acks, submission, linger))
             return
-        self._measure(batch)
+        self._measure(batch, keys)
         pieces = [
             (shard, piece)
             for shard, part in assigned
@@ -216,12 +218,10 @@ class Sender:
             return
         self._refresh(NEWER_S, again)
 
-    def _measure(self, batch: pa.RecordBatch) -> None:
+    def _measure(self, batch: pa.RecordBatch, keys: Keys) -> None:
         """What each key brings, for the router's bounded loads; proportional to its records is near enough."""
-        hashes, keyless = key_hashes(batch)
         each = batch.nbytes // max(1, batch.num_rows)
-        keys, counts = _counted(hashes[~keyless])
-        for key, count in zip(keys, counts, strict=True):
+        for key, count in keys.loads().items():
             self._key_bytes[key] += count * each
 
     def _pack(self, groups: list[tuple[Any, Group]]) -> None:
@@ -391,11 +391,6 @@ class Sender:
             leading = self._routes.leaders.get(shard)
             if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing
-
-
-def _counted(hashes: Any) -> tuple[list[int], list[int]]:
-    values = pa.array(hashes).value_counts()
-    return values.field("values").to_pylist(), values.field("counts").to_pylist()
 
 
 def _with_parts(submission: Submission) -> RinglogError:

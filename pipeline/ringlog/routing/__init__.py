@@ -2,6 +2,6 @@
 
 from ringlog.routing.balance import LoadMeter, place_heavy_keys, rebalance
 from ringlog.routing.ring import Ring, bounded_owners
-from ringlog.routing.routes import Leading, Routes, key_hashes
+from ringlog.routing.routes import Keys, Leading, Routes
 
-__all__ = ["Leading", "LoadMeter", "Ring", "Routes", "bounded_owners", "key_hashes", "place_heavy_keys", "rebalance"]
+__all__ = ["Keys", "Leading", "LoadMeter", "Ring", "Routes", "bounded_owners", "place_heavy_keys", "rebalance"]

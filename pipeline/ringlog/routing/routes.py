@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ringlog.errors import Unavailable
 from ringlog.routing.ring import Hashes, Ring, key_hash
@@ -60,23 +59,25 @@ class Routes:
         """The shards without a leader."""
         return tuple(shard for shard in self.shards if shard not in self.leaders)
 
-    def assign(self, batch: pa.RecordBatch, draws: tuple[float, float]) -> list[tuple[str, pa.RecordBatch]]:
-        """Cut ``batch`` (of `RECORD_SCHEMA`) by shard; within a shard the records keep their order.
+    def assign(self, batch: pa.RecordBatch, keys: Keys, draws: tuple[float, float]) -> list[tuple[str, pa.RecordBatch]]:
+        """Cut ``batch``, whose ``keys`` are given, by shard; within a shard the records keep their order.
 
         Records with a service go where the ring says for their (tenant, service). Those without go, together, to the
         lighter of two shards that ``draws``, two numbers in [0, 1), choose.
         """
-        hashes, keyless = key_hashes(batch)
-        owners = self.ring.owners(hashes)
+        owners = self.ring.owners(keys.hashes)
         for hash, shard in self.pins.items():
             if shard in self.leaders:
-                owners[hashes == np.uint64(hash)] = self.ring.nodes.index(shard)
-        if keyless.any():
-            owners = np.where(keyless, self._lighter(draws), owners)
+                owners[keys.hashes == np.uint64(hash)] = self.ring.nodes.index(shard)
+        if keys.keyless is not None:
+            owners[keys.keyless] = self._lighter(draws)
         present = np.unique(owners)
         if len(present) == 1:
             return [(self.ring.nodes[int(present[0])], batch)]
-        return [(self.ring.nodes[int(node)], batch.filter(pa.array(owners == node))) for node in present]
+        of_records = owners[keys.which]
+        return [
+            (self.ring.nodes[int(node)], batch.take(pa.array(np.flatnonzero(of_records == node)))) for node in present
+        ]
 
     def _lighter(self, draws: tuple[float, float]) -> int:
         """Power of two choices (Mitzenmacher 2001): the lighter of two different shards."""
@@ -107,18 +108,47 @@ class Routes:
         return cls(plain["version"], tuple(plain["shards"]), leaders, *spread)
 
 
-def key_hashes(batch: pa.RecordBatch) -> tuple[Hashes, npt.NDArray[np.bool_]]:
-    """The place on the ring of each record's key, (tenant, service), and which records have no service, so no key.
+@dataclass(frozen=True)
+class Keys:
+    """The distinct keys, (tenant, service), of the records of a batch.
 
-    Few keys, many records: each distinct key is hashed once.
+    ``hashes`` are their places on the ring, ``counts`` how many records have each, ``which`` the one that each record
+    has; ``keyless`` is the number of the one that stands for "no service", where there is such a record.
     """
-    tenants = batch["tenant"].fill_null("").dictionary_encode()
-    services = batch["service"].fill_null("").dictionary_encode()
-    keyless = np.asarray(pc.is_null(batch["service"]).to_numpy(zero_copy_only=False), dtype=bool)
-    width = max(1, len(services.dictionary))
-    pairs = tenants.indices.to_numpy().astype(np.int64) * width + services.indices.to_numpy()
-    distinct, which = np.unique(pairs, return_inverse=True)
-    tenant_words, service_words = tenants.dictionary.to_pylist(), services.dictionary.to_pylist()
-    keys = [f"{tenant_words[pair // width]}\0{service_words[pair % width]}".encode() for pair in distinct.tolist()]
-    hashes = np.array([key_hash(key) for key in keys], dtype=np.uint64)
-    return hashes[which], keyless
+
+    hashes: Hashes
+    counts: npt.NDArray[np.int64]
+    which: npt.NDArray[np.int64]
+    keyless: int | None
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> Keys:
+        """The keys of ``batch``; few keys, many records: each is hashed once. A column that is absent is null."""
+        tenants, tenant = _encoded(batch, "tenant")
+        services, service = _encoded(batch, "service")
+        without = len(services) - 1
+        # Keyless records of different tenants need no places of their own.
+        pairs = np.where(service == without, without, tenant * len(services) + service)
+        small = np.min_scalar_type(len(tenants) * len(services))  # the fewer bytes, the sooner sorted
+        distinct, which, counts = np.unique(pairs.astype(small), return_inverse=True, return_counts=True)
+        words = [(tenants[pair // len(services)], services[pair % len(services)]) for pair in distinct.tolist()]
+        hashes = [key_hash(f"{tenant_word or ''}\0{word or ''}".encode()) for tenant_word, word in words]
+        keyless = [number for number, (_, word) in enumerate(words) if word is None]
+        return cls(np.array(hashes, dtype=np.uint64), counts, which, keyless[0] if keyless else None)
+
+    def loads(self) -> dict[int, int]:
+        """How many records each key has, by its hash; without the keyless, which may go anywhere."""
+        return {
+            hash: count
+            for number, (hash, count) in enumerate(zip(self.hashes.tolist(), self.counts.tolist(), strict=True))
+            if number != self.keyless
+        }
+
+
+def _encoded(batch: pa.RecordBatch, name: str) -> tuple[list[str | None], npt.NDArray[np.int64]]:
+    """The distinct values of a column, None as the last of them, and the number of the one that each record has."""
+    if name not in batch.schema.names:
+        return [None], np.zeros(batch.num_rows, dtype=np.int64)
+    encoded = batch[name].dictionary_encode()
+    last = len(encoded.dictionary)
+    return [*encoded.dictionary.to_pylist(), None], encoded.indices.fill_null(last).to_numpy().astype(np.int64)
