@@ -128,20 +128,25 @@ def of_columns(columns: Mapping[str, pa.Array], rows: int) -> pa.Array | None:
     """
     if len(columns) > values.KEYS_MAX or any(len(key.encode()) > values.KEY_BYTES_MAX for key in columns):
         return None
-    members: list[pa.Array] = []
+    members: list[tuple[str, pa.Array, str]] = []
     for key, column in columns.items():
         if column.null_count == rows:
             continue
         texts = _value_texts(key, column)
         if texts is None:
             return None
-        members.append(pc.binary_join_element_wise("," + orjson.dumps(key).decode() + ":", texts, ""))
+        quote = '"' if _is_text(column) else ""
+        members.append((f"{orjson.dumps(key).decode()}:{quote}", texts, quote))
     if not members:
         return pa.nulls(rows, pa.string())
-    always = any(not member.null_count for member in members)
-    joined = pc.binary_join_element_wise(*(member.fill_null("") for member in members), "}", "")
-    whole = pc.binary_replace_slice(joined, 0, 1, "{")
-    return whole if always else pc.if_else(pc.equal(joined, "}"), None, whole)
+    if not any(texts.null_count for _, texts, _ in members):
+        between = (part for before, texts, after in members for part in (f",{before}", texts, after))
+        return pc.binary_join_element_wise("{" + next(between)[1:], *between, "}", "")
+    each = [
+        pc.binary_join_element_wise("," + before, texts, after, "").fill_null("") for before, texts, after in members
+    ]
+    joined = pc.binary_join_element_wise(*each, "}", "")
+    return pc.if_else(pc.equal(joined, "}"), None, pc.binary_replace_slice(joined, 0, 1, "{"))
 
 
 def merged(given: pa.Array, extra: pa.Array, extra_keys: Iterable[str]) -> pa.Array | None:
@@ -173,10 +178,16 @@ def python_values(name: str, column: pa.Array) -> list[Any]:
         raise InvalidRecord(f"column {name!r} of {column.type} cannot be read: {error}") from error
 
 
-def _value_texts(name: str, column: pa.Array) -> pa.Array | None:
+def _is_text(column: pa.Array) -> bool:
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pc.binary_join_element_wise('"', _escaped(column.cast(pa.string())), '"', "")
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _value_texts(name: str, column: pa.Array) -> pa.Array | None:
+    """JSON text of each value; that of text without its quotes."""
+    kind = column.type
+    if _is_text(column):
+        return _escaped(column.cast(pa.string()))
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         return column.cast(pa.string())
     if pa.types.is_floating(kind):

@@ -13,21 +13,26 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from ringlog import json_columns
+from ringlog import json_columns, ndjson
 from ringlog.columns import Column, Columns, Problems, batch_of
 from ringlog.errors import InvalidRecord
 from ringlog.schema import RECORD_SCHEMA
 
 RECORD_BYTES_MAX = 256 * 1024
 
-_FORMS = "give a dict, a string, a LogRecord, a list or generator of them, or anything Arrow (pandas, Polars, DuckDB)"
+_FORMS = (
+    "give a dict, a string, a LogRecord, a list or generator of them, anything Arrow (pandas, Polars, DuckDB), "
+    "or bytes with a JSON object in each line"
+)
 _ALIASES = {
     "message": "body",
     "msg": "body",
@@ -87,21 +92,27 @@ def to_record_batch(
 ) -> pa.RecordBatch:
     """``records`` as one batch of `RECORD_SCHEMA`, in their order.
 
-    ``records`` is a dict, a string (a body), a `LogRecord`, a list or generator of those, or Arrow data of any origin.
+    ``records`` is a dict, a string (a body), a `LogRecord`, a list or generator of those, Arrow data of any origin, or
+    bytes: a JSON object in each line. Lines end at LF or CRLF, the last needs no end, blank ones are skipped.
     ``defaults`` fills columns where a record gives nothing; ``observed_ns`` is when ringlog saw them, in ns, and stands
-    in for a missing timestamp. Raises `InvalidRecord`, which names each bad record, when there is one.
+    in for a missing timestamp. Raises `InvalidRecord`, which names each bad record, when there is one: by its position
+    from 0, in bytes by its line from 1.
 
     >>> batch = to_record_batch([{"msg": "hi", "level": "warn", "loss": 0.3}], observed_ns=7)
     >>> row = batch.to_pylist()[0]
     >>> row["body"], row["severity_number"], row["severity_text"], row["attributes"], row["time_unix_nano"]
     ('hi', 13, 'warn', '{"loss":0.3}', 7)
+    >>> to_record_batch(b'{"body":"a"}\\n{"body":"b"}\\n', observed_ns=7)["body"].to_pylist()
+    ['a', 'b']
     """
-    batch, problems = _convert(records, defaults or {}, observed_ns, record_bytes_max)
-    if problems:
+    made = _Making(defaults or {}, observed_ns, record_bytes_max).of(records)
+    if made.problems:
+        problems = made.named_problems()
         first = min(problems)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InvalidRecord(f"record {first}: {problems[first]}{more}", problems)
-    return batch
+        what = "record" if made.numbers is None else "line"
+        raise InvalidRecord(f"{what} {first}: {problems[first]}{more}", problems)
+    return made.batch
 
 
 def split_valid(
@@ -110,31 +121,133 @@ def split_valid(
     defaults: Mapping[str, Any] | None = None,
     observed_ns: int,
     record_bytes_max: int = RECORD_BYTES_MAX,
+    plain_lines: bool = False,
 ) -> tuple[pa.RecordBatch, Problems]:
-    """The good ones of ``records`` as a batch, and the reason for each other one by its position."""
-    batch, problems = _convert(records, defaults or {}, observed_ns, record_bytes_max)
-    if not problems:
-        return batch, problems
-    good = np.ones(batch.num_rows, dtype=bool)
-    good[list(problems)] = False
-    return batch.filter(pa.array(good)), problems
+    """The good ones of ``records`` as a batch, and the reason for each other one by its position, in bytes its line.
+
+    With ``plain_lines``, a line that is no JSON object is a text that becomes the body, a blank one too.
+    """
+    made = _Making(defaults or {}, observed_ns, record_bytes_max, plain_lines).of(records)
+    if not made.problems:
+        return made.batch, {}
+    good = np.ones(made.batch.num_rows, dtype=bool)
+    good[list(made.problems)] = False
+    return made.batch.filter(pa.array(good)), made.named_problems()
 
 
-def _convert(
-    records: Any, defaults: Mapping[str, Any], observed_ns: int, record_bytes_max: int
-) -> tuple[pa.RecordBatch, Problems]:
-    """The batch, and the problems by position. A record with a problem has nulls where its bad values were."""
-    problems: Problems = {}
-    columns, count = _columns(records, problems)
-    batch = batch_of(
-        columns,
-        count,
-        defaults=defaults,
-        observed_ns=observed_ns,
-        record_bytes_max=record_bytes_max,
-        problems=problems,
-    )
-    return batch, problems
+@dataclass(frozen=True)
+class _Made:
+    """A batch and the problems by row. A record with a problem has nulls where its bad values were.
+
+    ``numbers`` are the lines from which the rows come, where they come from lines.
+    """
+
+    batch: pa.RecordBatch
+    problems: Problems
+    numbers: npt.NDArray[np.int64] | None = None
+
+    def named_problems(self) -> Problems:
+        if self.numbers is None:
+            return self.problems
+        return {int(self.numbers[row]): problem for row, problem in self.problems.items()}
+
+
+@dataclass(frozen=True)
+class _Making:
+    defaults: Mapping[str, Any]
+    observed_ns: int
+    record_bytes_max: int
+    plain_lines: bool = False
+
+    def of(self, records: Any) -> _Made:
+        if isinstance(records, bytes | bytearray | memoryview):
+            return self._of_lines(records)
+        problems: Problems = {}
+        return self._batch(*_columns(records, problems), problems)
+
+    def _batch(self, columns: Columns, count: int, problems: Problems) -> _Made:
+        batch = batch_of(
+            columns,
+            count,
+            defaults=self.defaults,
+            observed_ns=self.observed_ns,
+            record_bytes_max=self.record_bytes_max,
+            problems=problems,
+        )
+        return _Made(batch, problems)
+
+    def _of_lines(self, data: bytes | bytearray | memoryview) -> _Made:
+        reader = ndjson.Reader(_KNOWN)
+        batches, problems, numbers = [], {}, [np.zeros(0, dtype=np.int64)]
+        for lines in ndjson.pieces(data, keep_blank=self.plain_lines):
+            before = sum(map(len, numbers))
+            made = self._of_piece(lines, reader)
+            batches.append(made.batch)
+            numbers.append(lines.numbers)
+            problems.update({before + row: problem for row, problem in made.problems.items()})
+        batches = batches or [pa.RecordBatch.from_pylist([], schema=RECORD_SCHEMA)]
+        whole = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        return _Made(whole, problems, np.concatenate(numbers))
+
+    def _of_piece(self, lines: ndjson.Lines, reader: ndjson.Reader) -> _Made:
+        """Whole columns for what they say surely; the other lines one by one."""
+        found = reader.read(lines)
+        columns = None if found is None else _line_columns(found, len(lines))
+        if found is None or columns is None:
+            return self._one_by_one(lines, range(len(lines)))
+        problems: Problems = {}
+        made = self._batch(columns, len(lines), problems)
+        unsure = np.flatnonzero(~found.sure).tolist()
+        if not unsure:
+            return made
+        alone = self._one_by_one(lines, unsure)
+        place = np.arange(len(lines))
+        place[unsure] = len(lines) + np.arange(len(unsure))
+        batch = pa.concat_batches([made.batch, alone.batch]).take(pa.array(place))
+        problems = {row: problem for row, problem in made.problems.items() if found.sure[row]}
+        return _Made(batch, {**problems, **{unsure[row]: problem for row, problem in alone.problems.items()}})
+
+    def _one_by_one(self, lines: ndjson.Lines, which: Sequence[int]) -> _Made:
+        problems: Problems = {}
+        rows = [_line(lines.line(at), row, problems, self.plain_lines) for row, at in enumerate(which)]
+        return self._batch(*_row_columns(rows, problems), problems)
+
+
+def _line(line: bytes, row: int, problems: Problems, plain: bool) -> dict[str, Any]:
+    try:
+        given = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        given, why = None, f"it is no JSON object: {error.msg} at its character {error.pos + 1}"
+    else:
+        why = f"it is no JSON object but {line[:60].decode(errors='backslashreplace')}"
+    if isinstance(given, dict):
+        return given
+    if plain:
+        return {"body": line.decode("utf-8", "backslashreplace")}
+    problems[row] = f"{why}; give one object in each line"
+    return {}
+
+
+def _line_columns(found: ndjson.Columns, rows: int) -> Columns | None:
+    """What `_row_columns` gives for the same lines; None where only that can tell."""
+    columns: dict[str, Column] = dict(found.columns)
+    for alias, name in _ALIASES.items():
+        if alias in columns:
+            _rename(columns, alias, name)
+    extras = {name: columns.pop(name) for name in [*columns] if name not in _KNOWN}
+    made: Columns = dict(columns)
+    members = found.members.get("attributes", {})
+    if extras.keys() & members.keys() or (extras and "attributes" in columns):
+        return None
+    for name, parts in (("attributes", {**members, **extras}), ("resource", found.members.get("resource", {}))):
+        if parts:
+            if not all(isinstance(part, pa.Array) for part in parts.values()):
+                return None
+            texts = json_columns.of_columns(parts, rows)
+            if texts is None:
+                return None
+            made[name] = json_columns.Objects(texts)
+    return made
 
 
 def _columns(records: Any, problems: Problems) -> tuple[Columns, int]:
@@ -143,7 +256,7 @@ def _columns(records: Any, problems: Problems) -> tuple[Columns, int]:
         return _arrow_columns(_table(records), problems)
     if isinstance(records, str | Mapping | LogRecord):
         records = [records]
-    if isinstance(records, bytes) or not isinstance(records, Iterable):
+    if not isinstance(records, Iterable):
         raise InvalidRecord(f"{type(records).__name__} is no record: {_FORMS}")
     return _row_columns([_row(record, at, problems) for at, record in enumerate(records)], problems)
 

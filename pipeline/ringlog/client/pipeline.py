@@ -109,9 +109,10 @@ class Pipeline:
         """Submit log records; returns when they are acknowledged, or with a Future for ``wait=False``, which waits only
         for room: a process holds at most ``client_buffer_bytes_max`` bytes without an acknowledgement.
 
-        ``records``: a dict, a string, a `LogRecord`, a list or generator of them, or anything Arrow (pandas, Polars,
-        DuckDB). ``acks``: ``leader``, ``quorum`` (a majority has them on disk; the default) or ``stored`` (in the
-        table). ``defaults``, such as ``service="train"``, fill columns where a record gives nothing.
+        ``records``: a dict, a string, a `LogRecord`, a list or generator of them, anything Arrow (pandas, Polars,
+        DuckDB), or bytes with a JSON object in each line (LF or CRLF ends one; blank lines are skipped). ``acks``:
+        ``leader``, ``quorum`` (a majority has them on disk; the default) or ``stored`` (in the table). ``defaults``,
+        such as ``service="train"``, fill columns where a record gives nothing.
 
         Raises `InvalidRecord` (nothing was sent), `Overloaded` or `Unavailable` (not stored: submit again later), or
         `OutcomeUnknown` (may be stored). Retries happen inside, for ``timeout_s`` seconds, and store nothing twice.
