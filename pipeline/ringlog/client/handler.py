@@ -8,15 +8,16 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 from ringlog.client.pipeline import Pipeline
-from ringlog.errors import RinglogError
+from ringlog.errors import InvalidRecord, RinglogError
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _OWN_THREADS = "ringlog-"
 _REPORT_S = 60.0
-_BATCH = 1000
+_BATCH = 5000
 
 
 class LogHandler(logging.Handler):
@@ -39,21 +40,37 @@ class LogHandler(logging.Handler):
         self.dropped = 0
         self._service = service or _program()
         self._pipeline = pipeline
-        self._queue: queue.Queue[dict[str, Any] | threading.Event | None] = queue.Queue(queue_max)
-        self._reported = 0.0
+        self._queue_max = queue_max
+        self._forget()
+        _handlers.add(self)
+
+    def _forget(self) -> None:
+        """As new: a forked child has no threads, what waits is its parent's, and its locks may be held for ever."""
+        self._queue: queue.SimpleQueue[dict[str, Any] | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._begin = threading.Lock()
+        self._starting = threading.Lock()
+        self._counting = threading.Lock()
+        self._reported = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record; what ringlog itself logs while sending is left out."""
-        if record.name.startswith("ringlog.") or threading.current_thread().name.startswith(_OWN_THREADS):
+        """Queue one record; what ringlog itself logs while sending is left out.
+
+        Only what may change afterwards is worked out here: the text, and that of an exception. The rest is copied.
+        """
+        thread = record.threadName or threading.current_thread().name
+        if record.name.startswith("ringlog.") or thread.startswith(_OWN_THREADS):
             return
         try:
-            self._ensure_thread()
-            self._queue.put_nowait(self._fields(record))
-        except queue.Full:
-            self._drop(1, "its queue is full")
+            if self._thread is None:
+                self._start_thread()
+            if self._queue.qsize() >= self._queue_max:
+                self._drop(1, "its queue is full")
+                return
+            fields = record.__dict__.copy()
+            fields["message"] = record.getMessage() if self.formatter is None else self.format(record)
+            if record.exc_info:
+                fields["exc_info"] = self._exception(record.exc_info)
+            self._queue.put(fields)
         except Exception:  # noqa: BLE001  (logging must not break the program; stdlib prints it)
             self.handleError(record)
 
@@ -62,10 +79,7 @@ class LogHandler(logging.Handler):
         if self._thread is None or not self._thread.is_alive():
             return
         done = threading.Event()
-        try:
-            self._queue.put(done, timeout=10.0)
-        except queue.Full:
-            return
+        self._queue.put(done)
         done.wait(10.0)
 
     def close(self) -> None:
@@ -76,36 +90,38 @@ class LogHandler(logging.Handler):
             self._thread.join(10.0)
         super().close()
 
-    def _ensure_thread(self) -> None:
-        if self._thread is not None and self._pid == os.getpid():
-            return
-        with self._begin:
-            if self._thread is None or self._pid != os.getpid():  # a forked child has no threads
-                self._pid = os.getpid()
-                self._thread = threading.Thread(target=self._run, name="ringlog-handler", daemon=True)
-                self._thread.start()
+    def _start_thread(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="ringlog-handler", daemon=True)
+                thread.start()
+                self._thread = thread
 
-    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
-        attributes: dict[str, Any] = {
-            "code.file.path": record.pathname,
-            "code.line.number": record.lineno,
-            "code.function.name": record.funcName,
-            "thread.name": record.threadName,
-            **extra,
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            kind, error, _ = record.exc_info
-            attributes["exception.type"] = kind.__qualname__
-            attributes["exception.message"] = str(error)
-            formatter = self.formatter or logging.Formatter()
-            attributes["exception.stacktrace"] = formatter.formatException(record.exc_info)
+    def _exception(self, exc_info: Any) -> dict[str, str]:
+        kind, error, _ = exc_info
+        if kind is None:
+            return {}
         return {
-            "time_unix_nano": int(record.created * 1_000_000) * 1_000,
-            "body": record.getMessage() if self.formatter is None else self.format(record),
-            "levelno": record.levelno,
-            "severity_text": record.levelname,
-            "scope": record.name,
+            "exception.type": kind.__qualname__,
+            "exception.message": str(error),
+            "exception.stacktrace": (self.formatter or logging.Formatter()).formatException(exc_info),
+        }
+
+    def _row(self, fields: dict[str, Any]) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            "code.file.path": fields.get("pathname"),
+            "code.line.number": fields.get("lineno"),
+            "code.function.name": fields.get("funcName"),
+            "thread.name": fields.get("threadName"),
+        }
+        attributes.update((key, fields[key]) for key in fields.keys() - _STANDARD)
+        attributes.update(fields.get("exc_info") or {})
+        return {
+            "time_unix_nano": int(fields["created"] * 1_000_000) * 1_000,
+            "body": fields["message"],
+            "levelno": fields["levelno"],
+            "severity_text": fields["levelname"],
+            "scope": fields["name"],
             "service": self._service,
             "attributes": attributes,
         }
@@ -122,7 +138,7 @@ class LogHandler(logging.Handler):
                 elif isinstance(item, threading.Event):
                     events.append(item)
                 else:
-                    records.append(item)
+                    records.append(self._row(item))
                 if end or len(records) >= _BATCH or self._queue.empty():
                     break
                 item = self._queue.get()
@@ -137,16 +153,24 @@ class LogHandler(logging.Handler):
         try:
             pipeline = self._pipeline or _connected()
             pipeline.submit_logs(records)
+        except InvalidRecord as error:
+            good = [record for at, record in enumerate(records) if at not in error.problems]
+            self._drop(len(records) - len(good), str(error))
+            if good:
+                self._send(good)
         except RinglogError as error:
             self._drop(len(records), str(error))
         except Exception as error:  # noqa: BLE001  (a thread of a logging handler has nobody else to tell)
             self._drop(len(records), repr(error))
 
     def _drop(self, count: int, why: str) -> None:
-        self.dropped += count
         now = time.monotonic()
-        if now - self._reported >= _REPORT_S or not self._reported:
-            self._reported = now
+        with self._counting:
+            self.dropped += count
+            said = self._reported and now - self._reported < _REPORT_S
+            if not said:
+                self._reported = now
+        if not said:
             print(f"ringlog: dropped {self.dropped} log records so far: {why}", file=sys.stderr)
 
 
@@ -158,3 +182,14 @@ def _connected() -> Pipeline:
     from ringlog.client.current import connect
 
     return connect()
+
+
+_handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for handler in _handlers:
+        handler._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
