@@ -17,7 +17,7 @@ from ringlog.actors import cluster
 from ringlog.client.pipeline import Ack, Pipeline
 from ringlog.client.ray_transport import RayTransport
 from ringlog.errors import ConfigurationError, RinglogError
-from ringlog.query import Result, read_table, run_sql
+from ringlog.query import Result, read_stored, read_table, run_sql
 from ringlog.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -82,13 +82,16 @@ def tail(text: str | None = None, **wanted: Any) -> Iterator[pa.RecordBatch]:
     return connect().tail(text, **wanted)
 
 
-def table(root: str | None = None, query: str = "SELECT * FROM logs") -> Result:
+def table(root: str | None = None, query: str | None = None, version: int | None = None) -> Result:
     """Read the table under ``root`` (default: that of the settings) with no cluster running at all.
 
-    Raises `ConfigurationError` where there is none, `InvalidQuery`, or `Unavailable`.
+    All of it, or what ``query`` selects from ``logs``; in its newest version, or in an earlier one. Raises
+    `ConfigurationError` where there is none, `InvalidQuery`, or `Unavailable`.
     """
     settings = settings_of(root)
-    return run_sql(query, read_table(settings.table_url, settings.storage_options()))
+    if query is None:
+        return read_stored(settings.table_url, settings.storage_options(), version)
+    return run_sql(query, read_table(settings.table_url, settings.storage_options(), version))
 
 
 def status() -> dict[str, Any]:

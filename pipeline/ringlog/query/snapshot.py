@@ -132,9 +132,13 @@ def _identity(folder: str, version: int) -> Identity | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def read_table(url: str, storage_options: Mapping[str, str]) -> Cut:
-    """The table at ``url`` alone, with no cluster at all. Raises `ConfigurationError` where there is none."""
-    snapshot = newest(Table(url, storage_options))
+def read_table(url: str, storage_options: Mapping[str, str], version: int | None = None) -> Cut:
+    """The table at ``url`` alone, with no cluster at all; its newest version, or an earlier one.
+
+    Raises `ConfigurationError` where there is none, and `InvalidQuery` where it has no such version.
+    """
+    table = Table(url, storage_options)
+    snapshot = newest(table) if version is None else table.at(version)
     if snapshot is None:
         raise ConfigurationError(f"there is no table at {url}: give the root that the pipeline was started with")
     return Cut(snapshot, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -11,8 +12,8 @@ import pyarrow as pa
 
 from ringlog.errors import InvalidQuery, Unavailable
 from ringlog.query.files import columns_with, files_of, text
-from ringlog.query.result import Result
-from ringlog.query.snapshot import Cut
+from ringlog.query.result import Result, Stored
+from ringlog.query.snapshot import Cut, read_table
 from ringlog.schema import TABLE_SCHEMA
 
 _SETTINGS = """
@@ -53,6 +54,14 @@ def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, .
     except duckdb.Error as error:
         raise InvalidQuery(str(error)) from error
     return Result(relation, connection, cut.missing)
+
+
+def read_stored(url: str, storage_options: Mapping[str, str], version: int | None = None) -> Stored:
+    """All records of the table at ``url``, in its newest version or an earlier one. Raises what `read_table` raises."""
+    cut = read_table(url, storage_options, version)
+    connection = _connection(cut, ())
+    found = cut.snapshot.version if cut.snapshot else 0
+    return Stored(connection.sql("SELECT * FROM logs"), connection, url, found, storage_options)
 
 
 def _connection(cut: Cut, words: tuple[str, ...]) -> Any:

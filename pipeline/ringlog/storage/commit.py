@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
+from ringlog.errors import ConfigurationError, Conflict, CorruptionError, InvalidQuery, OutcomeUnknown, Unavailable
 from ringlog.replication import outcome
 from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.settings import local_path
@@ -203,6 +203,19 @@ class Table:
         if snapshot is None:
             raise ConfigurationError(f"there is no table at {self.url}: check root, or start the pipeline once")
         return snapshot
+
+    def at(self, version: int) -> Snapshot:
+        """An earlier version. Raises `InvalidQuery` where the table has none of that number, or no more of it."""
+        newest = self.snapshot()
+        if not 0 <= version <= newest.version:
+            raise InvalidQuery(f"the table {self.url} has the versions 0 to {newest.version}, and no {version}")
+        try:
+            return Snapshot(DeltaTable(self._local or self.url, version, storage_options=self._options))
+        except (DeltaError, OSError) as error:
+            raise InvalidQuery(
+                f"version {version} of the table {self.url} does not read: {_reason(error)}. "
+                f"Versions are kept for {newest.history_hours} h: see the setting history_hours"
+            ) from error
 
     def settle(self, snapshot: Snapshot) -> Snapshot:
         """Make what ``snapshot`` shows survive a power cut; only then may journals be trimmed to it.
