@@ -4,13 +4,16 @@ import datetime
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ringlog.errors import InvalidQuery, Unavailable
-from ringlog.query import Cut, Tail, run_sql, take_cut
+from ringlog.query import Cut, Result, Tail, run_sql, take_cut
 from ringlog.storage import Flush, Table, write_segments
+from seaweed import SeaweedFS
 from table_rows import DAY_NS, NOON, rows
 
 
@@ -93,6 +96,22 @@ def test_a_file_that_was_removed_meanwhile_is_said(tmp_path: Path) -> None:
         run_sql("SELECT count(*) FROM logs", Cut(snapshot, ()))
 
 
+@pytest.mark.s3
+@pytest.mark.parametrize("read", [lambda found: found.fetchall(), lambda found: found.limit(3).arrow(), len, str])
+def test_an_object_store_that_is_away_when_rows_are_asked_for_is_said(
+    seaweed: SeaweedFS, read: Callable[[Result], object]
+) -> None:
+    """The query was planned while it was there; a shard that could not be read is still named by what comes of it."""
+    table = Table(f"s3://{seaweed.bucket}/{uuid.uuid4()}/logs", dict(seaweed.storage_options))
+    segments = write_segments(table.objects, "s", 0, [rows("s", 0, 10)])
+    snapshot = table.commit(table.open_or_create(), [Flush("s", 0, 10, segments)])
+    found = run_sql("SELECT body FROM logs", Cut(snapshot, (), ("other",)))
+    assert found.limit(3).missing == ("other",)
+    table.objects.remove(segments[0].path)
+    with pytest.raises(Unavailable, match="run the query again"):
+        read(found)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -134,6 +153,7 @@ def test_a_forked_child_queries_too() -> None:
     script = """
 import os
 from ringlog.query import Cut, Tail, run_sql
+from seaweed import SeaweedFS
 from table_rows import rows
 
 cut = Cut(None, (Tail("s", 0, 5, (rows("s", 0, 5),)),))
