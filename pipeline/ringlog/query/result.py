@@ -147,61 +147,6 @@ class Stored(Result):
         return {name: value for name, value in self._storage_options.items() if name not in _SECRETS}
 
 
-class Stored(Result):
-    """All records of one ``version`` of the table at ``url``.
-
-    As a dataset of Ray Data or Daft it is never in one process as a whole: their workers read the segments by
-    themselves, also where the table is larger than any machine. Promoted columns are null there in segments that were
-    written before, until these are merged.
-    """
-
-    def __init__(
-        self, relation: Any, connection: Any, url: str, version: int, storage_options: Mapping[str, str]
-    ) -> None:
-        super().__init__(relation, connection)
-        self.version = version
-        self._url = url
-        self._storage_options = storage_options
-
-    def to_ray_dataset(self) -> Any:
-        """As a dataset of Ray Data, whose tasks read the segments; see `Result.to_ray_dataset`.
-
-        On S3, each node reads the credentials from its own environment: set ``AWS_ACCESS_KEY_ID``, … where Ray is
-        started. Raises `ConfigurationError` where this process has others.
-        """
-        from ringlog.actors.datasets import dataset_of_table
-
-        return dataset_of_table(local_path(self._url) or self._url, self.version, self._without_secrets())
-
-    def to_daft(self) -> Any:
-        """As a Daft DataFrame, read when it is asked for; on Ray after ``daft.set_runner_ray()``.
-
-        About credentials, see `to_ray_dataset`. Raises `ConfigurationError` for a local folder that Daft cannot read.
-        """
-        import daft
-
-        folder = local_path(self._url)
-        if folder is not None and quote(folder) != folder:
-            raise ConfigurationError(f"Daft does not find files below {folder!r}: move the root to a plain name")
-        chosen = self._without_secrets()
-        s3 = daft.io.S3Config(
-            endpoint_url=chosen.get("AWS_ENDPOINT_URL"),
-            region_name=chosen.get("AWS_REGION"),
-            use_ssl=chosen.get("AWS_ALLOW_HTTP") != "true",
-        )
-        return daft.read_deltalake(folder or self._url, self.version, daft.io.IOConfig(s3=s3))
-
-    def _without_secrets(self) -> dict[str, str]:
-        """What may be sent to other processes. They find the rest where this one does."""
-        secrets = {name: value for name, value in self._storage_options.items() if name in _SECRETS}
-        if any(os.environ.get(name) != value for name, value in secrets.items()):
-            raise ConfigurationError(
-                "other processes would read the table with other credentials than this one: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY in the environment, here and where Ray is started, not in the settings"
-            )
-        return {name: value for name, value in self._storage_options.items() if name not in _SECRETS}
-
-
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
     """An object store that is away, or a file that is gone, is not the query's fault: `Unavailable` says so."""
