@@ -8,14 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ringlog.control.homes import Move, Node, home_of, next_move
-from ringlog.errors import Unavailable
-from ringlog.storage.journal import LOST
+from ringlog.errors import CorruptionError, Unavailable
+from ringlog.storage.journal import LOST, STATE, read_state
 
 _logger = logging.getLogger(__name__)
 
@@ -148,12 +147,14 @@ def _on(nodes: list[Node], function: Any, *arguments: Any) -> dict[str, Any]:
 
 def _ids_of_journals(folder: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for path in Path(folder).glob("*/*/state.json"):
+    for path in Path(folder).glob(f"*/*/{STATE}"):
         try:
-            id = orjson.loads(path.read_bytes())["id"]
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
-            continue  # it is nobody's any more: whoever opens it sets it aside
-        found.setdefault(path.parent.parent.name, []).append(id)
+            kept = read_state(path)
+        except CorruptionError as error:  # it is nobody any more: whoever opens it sets it aside
+            _logger.warning("%s", error)
+            continue
+        if kept is not None:  # else it was just removed
+            found.setdefault(path.parent.parent.name, []).append(kept["id"])
     return found
 
 
