@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     fsync_interval_ms: Positive = 200
 
     batch_rows_max: Positive = 10_000
-    batch_bytes_max: Positive = 192 * KIB
+    batch_bytes_max: Positive = MIB
     """One append carries at most this much; larger batches are cut."""
     linger_ms: Annotated[int, Field(ge=0)] = 20
     """How long a submit that nobody waits for may be held back to fill a batch."""

@@ -85,6 +85,15 @@ def test_what_is_escaped_may_be_anything() -> None:
     assert not is_word("with \\ backslash")
 
 
+def test_what_is_no_json_may_hold_anything_and_takes_nothing_from_its_neighbours() -> None:
+    file = File(table(['{"id":"0123456789"}', 'no json: " one quote', '{"id":"abcdefghij"}']).slice(1))
+    found = file.open()
+    assert found.blocks(["abcdefghij"], file.read) == [0]
+    assert found.blocks(["one quote"], file.read) == [0]
+    later = File(table([*['{"n":1}'] * BLOCK_ROWS, '{"id":"0123456789"}', *['{"n":1}'] * BLOCK_ROWS, 'odd "']))
+    assert later.open().blocks(["0123456789"], later.read) == [1, 2], "only the odd one is looked at in vain"
+
+
 def test_no_records_and_no_words_make_an_index_too() -> None:
     for empty in (table([]), table([None, "{}"])):
         file = File(empty)

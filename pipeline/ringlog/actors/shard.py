@@ -1,14 +1,13 @@
 """The shard actor: one process that leads some shards and keeps replicas of others.
 
-One thread, the inbox, runs every core; Flight's threads and the control plane only put events into it. Each
-participant has a thread for its disk, each stream one for what goes out, and one archiver serves all leaders.
+One inbox runs every core, in the threads of Flight, of the journals and of the control plane that bring events to it.
+Each participant has a thread for its disk, each stream one for what goes out, and one archiver serves all leaders.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 import uuid
@@ -54,7 +53,7 @@ from ringlog.replication.takeover import LOSS_GRACE_S
 from ringlog.schema import TABLE_SCHEMA
 from ringlog.settings import Settings
 from ringlog.storage import Table
-from ringlog.wire import Link, Server, TailReply, answer_to, declined, decode, encode
+from ringlog.wire import Inbox, Link, Server, TailReply, answer_to, declined, decode, encode
 
 _logger = logging.getLogger(__name__)
 
@@ -97,7 +96,6 @@ class ShardHost:
         self._store = store
         self._token = token
         self._on_failure = on_failure
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._participants: dict[str, HostedParticipant] = {}
         self._deadlines: dict[str, float] = {}
         self._actors: dict[str, str] = {}  # of a member's id
@@ -114,8 +112,7 @@ class ShardHost:
         # Either may be away, and calls that hang in one must not hold up the other.
         self._metadata_calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-metadata")
         self._table_calls = ThreadPoolExecutor(4, thread_name_prefix="ringlog-table")
-        self._thread = threading.Thread(target=self._run, name="ringlog-inbox", daemon=True)
-        self._thread.start()
+        self._inbox = Inbox("ringlog-inbox", self._tick, self._wake, on_failure)
         for folder in sorted(journals.glob("*")):  # who this is stands on the disk
             self.replica_id(folder.name)
         self._archiver = Archiver(self._table, settings, self._unflushed, self._note_stored, on_failure)
@@ -214,8 +211,7 @@ class ShardHost:
             self._changed.notify_all()
         self._archiver.close()
         self._followers.close()
-        self._inbox.put(None)
-        self._thread.join()
+        self._inbox.close()
         for link in self._links.values():
             link.close()
         for participant in self._participants.values():
@@ -278,23 +274,7 @@ class ShardHost:
         none = pa.RecordBatch.from_pylist([], schema=TABLE_SCHEMA)
         return TailReply(shard, epoch, base, committed, (rows(shard, entry) if entry else none for entry in entries))
 
-    # The inbox: everything below runs in its thread alone.
-
-    def _run(self) -> None:
-        try:
-            while True:
-                wait = min(self._deadlines.values(), default=None)
-                timeout = None if wait is None else max(0.0, wait - time.monotonic())
-                try:
-                    event = self._inbox.get(timeout=timeout)
-                except queue.Empty:
-                    self._tick(time.monotonic())
-                    continue
-                if event is None:
-                    return
-                event()
-        except BaseException as error:  # noqa: BLE001  (an invariant does not hold: this process is over)
-            self._on_failure(error)
+    # Events: everything below is run by the inbox alone.
 
     def _call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in the inbox and give its result, or raise its error, to the calling thread."""
@@ -311,6 +291,9 @@ class ShardHost:
             return future.result(CALL_DEADLINE_S)
         except FutureTimeoutError:
             raise Unavailable(f"{self.actor} is too busy to answer in {CALL_DEADLINE_S:g} s: try again") from None
+
+    def _wake(self) -> float | None:
+        return min(self._deadlines.values(), default=None)
 
     def _tick(self, now: float) -> None:
         for shard, deadline in list(self._deadlines.items()):

@@ -1,9 +1,8 @@
-"""The background thread of a client: it routes, batches and sends, and settles what callers wait for."""
+"""What a client does in the background: it routes, batches and sends, and settles what callers wait for."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import threading
 import time
@@ -23,7 +22,7 @@ from ringlog.errors import Overloaded, RinglogError, Unavailable
 from ringlog.replication import Acks
 from ringlog.routing import Keys, Leading, Routes
 from ringlog.schema import cut, pack, with_values
-from ringlog.wire import Acknowledged, decode, encode
+from ringlog.wire import Acknowledged, Inbox, decode, encode
 
 _logger = logging.getLogger(__name__)
 
@@ -98,9 +97,7 @@ class Sender:
         self._room = threading.Condition()
         self._held_bytes = 0
         self._unsettled = 0
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="ringlog-sender", daemon=True)
-        self._thread.start()
+        self._inbox = Inbox("ringlog-sender", self._tick, self._wake, self._fail)
 
     @property
     def routes(self) -> Routes:
@@ -131,46 +128,35 @@ class Sender:
                 )
             self._held_bytes += submission.nbytes
             self._unsettled += 1
-        self._inbox.put(lambda: self._take(batch, acks, submission, linger))
+        self._inbox.hand(lambda: self._take(batch, acks, submission, linger))
         return submission.future
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything submitted so far is settled; False when time ran out."""
-        self._inbox.put(lambda: self._pack(self._batcher.take()))
+        self._inbox.hand(lambda: self._pack(self._batcher.take()))
         with self._room:
             return self._room.wait_for(lambda: self._unsettled == 0, timeout_s)
 
     def refresh(self) -> Routes:
         """Fetch the newest routes now, from the calling thread."""
         routes = self._transport.routes({})
-        self._inbox.put(lambda: self._take_routes(routes))
+        self._inbox.hand(lambda: self._take_routes(routes))
         return routes
 
     def close(self) -> None:
-        """End the thread; what is not settled by now stays unsettled."""
-        self._inbox.put(None)
-        self._thread.join()
+        """Send nothing any more; what is not settled by now stays unsettled."""
+        self._inbox.close()
         for connection in self._connections.values():
             connection.close()
         for connection in self._connections.values():
             connection.join()
 
-    # Everything below runs in the sender's thread.
+    # Everything below is run by the inbox.
 
-    def _run(self) -> None:
-        while True:
-            now = time.monotonic()
-            wakes = [producer.wake() for _, producer in self._each()]
-            wakes += [self._batcher.wake(), self._suspects_at()]
-            wake = min((one for one in wakes if one is not None), default=None)
-            try:
-                event = self._inbox.get(timeout=None if wake is None else max(0.0, wake - now))
-            except queue.Empty:
-                self._tick(time.monotonic())
-                continue
-            if event is None:
-                return
-            event()
+    def _wake(self) -> float | None:
+        wakes = [producer.wake() for _, producer in self._each()]
+        wakes += [self._batcher.wake(), self._suspects_at()]
+        return min((one for one in wakes if one is not None), default=None)
 
     def _tick(self, now: float) -> None:
         self._pack(self._batcher.take(now))
@@ -383,6 +369,10 @@ class Sender:
         awaiting, self._awaiting = self._awaiting, []
         for then in awaiting:
             then()
+
+    def _fail(self, error: BaseException) -> None:
+        """An event raised what nothing foresees: whoever waits hears in its own time that the outcome is unknown."""
+        _logger.critical("nothing is sent any more; make another pipeline, and report this: %s", error, exc_info=error)
 
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:

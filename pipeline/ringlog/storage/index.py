@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 METADATA_KEY = b"ringlog.index"
 """The key in the footer under which `Built.where` stands."""
@@ -37,7 +36,11 @@ _REMAINDER_BITS = 16
 _BLOCK = np.uint64(0xFFFF)  # while an index is built, the last bits of a word's hash give way to its block
 _ESCAPED = "\\escaped"  # no word has a backslash: it stands for the records whose JSON has one
 
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+
 Words = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -153,18 +156,23 @@ def _words(rows: pa.Table) -> tuple[Words, Words]:
     for batch in rows.select(["attributes", "trace_id"]).to_batches():
         numbers = (np.arange(row, row + batch.num_rows) // BLOCK_ROWS).astype(np.uint64)
         row += batch.num_rows
-        attributes = batch["attributes"].fill_null("")
-        pieces = pc.split_pattern(attributes, '"')
-        lengths = pc.list_value_length(pieces).to_numpy()
-        # Every second piece stands between quotes.
-        place = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        inside = (place % 2 == 1) & (pc.binary_length(pieces.flatten()).to_numpy() >= WORD_LENGTH_MIN)
-        hashes.append(_hashes(pieces.flatten().filter(pa.array(inside))))
-        blocks.append(np.repeat(numbers, lengths)[inside])
+        offsets, text = _buffers(batch["attributes"].fill_null(""))
+        quotes = np.flatnonzero(text[offsets[0] : offsets[-1]] == _QUOTE) + int(offsets[0])
+        counts = np.diff(np.searchsorted(quotes, offsets))
+        # Where a quote may be escaped, or is no JSON's, it is not known what stands between quotes.
+        plain = counts % 2 == 0
+        escapes = np.flatnonzero(text[offsets[0] : offsets[-1]] == _BACKSLASH) + int(offsets[0])
+        plain[np.searchsorted(offsets, escapes, side="right") - 1] = False
+        if not plain.all():
+            quotes, counts = quotes[np.repeat(plain, counts)], np.where(plain, counts, 0)
+        begins, lengths = quotes[0::2] + 1, quotes[1::2] - quotes[0::2] - 1
+        long = lengths >= WORD_LENGTH_MIN
+        hashes.append(_hashes_at(text, begins[long], lengths[long]))
+        blocks.append(np.repeat(numbers, counts // 2)[long])
         traced = batch["trace_id"].is_valid().to_numpy(zero_copy_only=False)
         hashes.append(_hashes(batch["trace_id"].drop_null()))
         blocks.append(numbers[traced])
-        escaped = np.unique(numbers[pc.match_substring(attributes, "\\").to_numpy(zero_copy_only=False)])
+        escaped = np.unique(numbers[~plain])
         hashes.append(np.full(len(escaped), _hash(_ESCAPED), dtype=np.uint64))
         blocks.append(escaped)
     nothing = np.array([], dtype=np.uint64)
@@ -177,16 +185,18 @@ def _hash(word: str) -> int:
 
 
 def _hashes(words: pa.Array) -> Words:
-    """A 64-bit hash of each of ``words``: all words of one length at once, eight bytes at a time."""
-    found = np.zeros(len(words), dtype=np.uint64)
-    offsets = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
-    text = np.frombuffer(words.buffers()[2] or b"", dtype=np.uint8)
-    lengths = np.diff(offsets)
+    offsets, text = _buffers(words)
+    return _hashes_at(text, offsets[:-1].astype(np.int64), np.diff(offsets).astype(np.int64))
+
+
+def _hashes_at(text: Bytes, begins: Integers, lengths: Integers) -> Words:
+    """A 64-bit hash of each word of ``text``: all words of one length at once, eight bytes at a time."""
+    found = np.zeros(len(begins), dtype=np.uint64)
     for length in np.flatnonzero(np.bincount(lengths)).tolist():
         chosen = np.flatnonzero(lengths == length)
         width = min(length, _WORD_LENGTH_MAX)
         padded = np.zeros((len(chosen), -(-max(width, 1) // 8) * 8), dtype=np.uint8)
-        padded[:, :width] = text[offsets[chosen][:, None] + np.arange(width)]
+        padded[:, :width] = text[begins[chosen][:, None] + np.arange(width)]
         hash = np.full(len(chosen), length, dtype=np.uint64)
         for column in padded.view("<u8").T:
             hash = (hash ^ column) * np.uint64(0x9E3779B97F4A7C15)
@@ -195,3 +205,11 @@ def _hashes(words: pa.Array) -> Words:
             hash ^= hash >> np.uint64(32)
         found[chosen] = hash
     return found
+
+
+def _buffers(texts: pa.Array) -> tuple[npt.NDArray[np.int32], Bytes]:
+    """Where each of ``texts`` begins, and the last ends, in the bytes of all."""
+    _, offsets, data = texts.buffers()
+    first = texts.offset
+    found = np.frombuffer(offsets or bytes(4), dtype=np.int32)[first : first + len(texts) + 1]
+    return found, np.frombuffer(data or b"", dtype=np.uint8)
