@@ -16,7 +16,6 @@ from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.household import DECIDED_DEADLINE_S, Household
 from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
 from ringlog.actors.remote import CALL_DEADLINE_S, NAMESPACE, RemoteActor, end_process, find_actor, make_actor
-from ringlog.actors.memory import keep_memory
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
 from ringlog.control import condition_of, shard_names

@@ -13,6 +13,7 @@ import ray
 from ray.util import get_node_ip_address
 
 from ringlog.actors.homes import Homes
+from ringlog.actors.memory import keep_memory
 from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, make_actor
 from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import Place, ShardHost
@@ -32,6 +33,7 @@ class _ShardActor:
     def __init__(self, actor: str, pipeline: str, chosen: Mapping[str, Any]) -> None:
         # Threads hand each other small pieces of work here; the default of 5 ms would be most of an acknowledgement.
         sys.setswitchinterval(0.0005)
+        keep_memory()
         settings = Settings(**chosen)
         self._host = ShardHost(
             actor,
