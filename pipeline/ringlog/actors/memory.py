@@ -17,7 +17,7 @@ _HEAP_BYTES_MAX = 32 * 1024 * 1024  # the most that glibc takes for the second; 
 
 
 def keep_memory() -> None:
-    """Let malloc and Arrow reuse what they have freed; for a process that does nothing else. Only glibc has the means."""
+    """Let malloc and Arrow reuse what they have freed; for a process that does nothing else. Only glibc can."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return
