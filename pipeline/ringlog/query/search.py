@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,9 +70,7 @@ class Filter:
         if self.regex is not None:
             self._check_regex()
             found.append(("regexp_matches(body, ?)", self.regex))
-        for name in ("service", "tenant", "trace_id"):
-            if getattr(self, name) is not None:
-                found.append((f"{name} = ?", getattr(self, name)))
+        found += [(f"{name} = ?", value) for name, value in self.columns()]
         least = self.least()
         if least is not None:
             found.append(("severity_number >= ?", least))
@@ -86,6 +85,11 @@ class Filter:
             parameters += [_json_path(key), orjson.dumps(value).decode()]
         return conditions, parameters
 
+    def columns(self) -> list[tuple[str, str]]:
+        """The columns that must be equal to a text."""
+        named = (("service", self.service), ("tenant", self.tenant), ("trace_id", self.trace_id))
+        return [(name, value) for name, value in named if value is not None]
+
     def words(self) -> tuple[str, ...]:
         """What every record that passes holds, and an index may know: its trace id, and values of its attributes."""
         return tuple(value for value in (self.trace_id, *self.attributes.values()) if is_word(value))
@@ -98,9 +102,7 @@ class Filter:
         if self.regex is not None:
             self._check_regex()
             masks.append(pc.match_substring_regex(batch["body"], self.regex))
-        for name in ("service", "tenant", "trace_id"):
-            if getattr(self, name) is not None:
-                masks.append(pc.equal(batch[name], getattr(self, name)))
+        masks += [pc.equal(batch[name], value) for name, value in self.columns()]
         least = self.least()
         if least is not None:
             masks.append(pc.greater_equal(batch["severity_number"], least))
@@ -136,15 +138,23 @@ def run_search(
     ``since`` and ``until`` are a time, ISO 8601 text, or an age such as ``15m``, ``1h``, ``2d``. Raises `InvalidQuery`.
     """
     conditions, parameters = wanted.conditions(cut.promoted)
+    within = [pc.field(name) == value for name, value in wanted.columns()]
     for moment, sign in ((since, ">="), (until, "<")):
         if moment is not None:
             at = _moment(moment, now)
             conditions += [f"timestamp {sign} ?", f"date {sign.rstrip('=')}= ?"]
             parameters += [at, at.date()]
+            within.append(pc.field("timestamp") >= at if sign == ">=" else pc.field("timestamp") < at)
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     newest = "ORDER BY timestamp DESC, shard DESC, record_offset DESC LIMIT ?" if limit is not None else ""
     query = f"SELECT * FROM (SELECT * FROM logs {where} {newest}) ORDER BY timestamp, shard, record_offset"
-    return run_sql(query, cut, [*parameters, limit] if limit is not None else parameters, words=wanted.words())
+    return run_sql(
+        query,
+        cut,
+        [*parameters, limit] if limit is not None else parameters,
+        words=wanted.words(),
+        within=functools.reduce(operator.and_, within) if within else None,
+    )
 
 
 def _moment(given: str | datetime.datetime, now: datetime.datetime) -> datetime.datetime:

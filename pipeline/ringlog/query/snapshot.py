@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.dataset import FileSystemDataset
 
 from ringlog.errors import ConfigurationError
 from ringlog.replication import already_stored
 from ringlog.schema import TABLE_SCHEMA, Promoted
 from ringlog.settings import local_path
 from ringlog.storage import Snapshot, Table
-from ringlog.storage.contents import unpromoted
 
 Identity = tuple[int, int, int]
 
@@ -67,20 +65,6 @@ class Cut:
     def cold(self) -> Any:
         """The table's version as an Arrow dataset: whoever scans it reads only the files and columns that it needs."""
         return None if self.snapshot is None else self.snapshot.delta.to_pyarrow_dataset()
-
-    def datasets(self) -> list[tuple[tuple[Promoted, ...], Any]]:
-        """`cold`, apart for segments that were written without the same ones of the promoted columns."""
-        whole = self.cold()
-        lacking = {} if self.snapshot is None else unpromoted(self.snapshot.delta, self.promoted)
-        if not lacking:
-            return [] if whole is None else [((), whole)]
-        groups: dict[tuple[Promoted, ...], list[Any]] = {}
-        for fragment in whole.get_fragments():
-            groups.setdefault(lacking.get(fragment.path, ()), []).append(fragment)
-        return [
-            (missing, FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem))
-            for missing, fragments in groups.items()
-        ]
 
     def _unstored(self, tail: Tail) -> list[pa.RecordBatch]:
         stored = self.snapshot.stored(tail.shard) if self.snapshot else 0

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ringlog.errors import InvalidQuery, Unavailable
 from ringlog.query.files import columns_with, files_of, text
+from ringlog.query.fragments import datasets
 from ringlog.query.result import Result, Stored
 from ringlog.query.snapshot import Cut, read_table
 from ringlog.schema import TABLE_SCHEMA
@@ -34,13 +35,14 @@ _lock = threading.Lock()
 _engines: dict[tuple[int, str | None], Any] = {}
 
 
-def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, ...] = ()) -> Result:
+def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, ...] = (), within: Any = None) -> Result:
     """Run one SELECT (or EXPLAIN) over the view ``logs``. Raises `InvalidQuery`, with the reason, for anything else.
 
     The table is scanned lazily: DuckDB reads only the files, row groups, pages and columns that the query needs. With
-    ``words``, each of which `index.is_word`, the view may lack records that do not hold all of them.
+    ``words``, each of which `index.is_word`, the view may lack records that do not hold all of them, or for which
+    ``within``, an expression of Arrow, is not true.
     """
-    connection = _connection(cut, words)
+    connection = _connection(cut, words, within)
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type not in (
@@ -59,17 +61,17 @@ def run_sql(query: str, cut: Cut, parameters: Any = None, *, words: tuple[str, .
 def read_stored(url: str, storage_options: Mapping[str, str], version: int | None = None) -> Stored:
     """All records of the table at ``url``, in its newest version or an earlier one. Raises what `read_table` raises."""
     cut = read_table(url, storage_options, version)
-    connection = _connection(cut, ())
+    connection = _connection(cut)
     found = cut.snapshot.version if cut.snapshot else 0
     return Stored(connection.sql("SELECT * FROM logs"), connection, url, found, storage_options)
 
 
-def _connection(cut: Cut, words: tuple[str, ...]) -> Any:
+def _connection(cut: Cut, words: tuple[str, ...] = (), within: Any = None) -> Any:
     """A connection of its own, with the view ``logs`` of its own; engine and footers are shared."""
     hot = cut.hot()
     files = files_of(cut.snapshot, cut.promoted) if cut.snapshot else None
     connection = _engine(files.folder if files else None).cursor()
-    cold = _scan_datasets(connection, cut) if files is None else files.scan_for(words)
+    cold = _scan_datasets(connection, cut, words, within) if files is None else files.scan_for(words)
     if cold is None or hot.num_rows or (files and not files.alike):
         connection.register("hot", _with_columns_of(cut, hot))
         cold = " UNION ALL BY NAME ".join([f"SELECT {columns_with(cut.promoted)} FROM hot", *([cold] if cold else [])])
@@ -82,10 +84,10 @@ def _connection(cut: Cut, words: tuple[str, ...]) -> Any:
     return connection
 
 
-def _scan_datasets(connection: Any, cut: Cut) -> str | None:
-    """A SELECT of the table's version as Arrow datasets, one for all segments that lack the same promoted columns."""
+def _scan_datasets(connection: Any, cut: Cut, words: tuple[str, ...], within: Any) -> str | None:
+    """A SELECT of the table's version as Arrow datasets; None where there are none."""
     selects = []
-    for number, (lacking, dataset) in enumerate(cut.datasets()):
+    for number, (lacking, dataset) in enumerate(datasets(cut, words, within)):
         connection.register(f"cold_{number}", dataset)
         selects.append(f"SELECT {columns_with(lacking)} FROM cold_{number}")
     return " UNION ALL BY NAME ".join(selects) if selects else None
