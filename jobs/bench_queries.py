@@ -14,7 +14,6 @@ import argparse
 import datetime
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,15 +25,13 @@ import orjson
 import pyarrow as pa
 
 import ringlog
+from ringlog.cli.bench import corpus
 from ringlog.query import Filter, read_table, run_search, run_sql
 from ringlog.routing import Keys, Leading, Routes
 from ringlog.schema import pack, with_position
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Table, write_segments
 from ringlog.storage.compaction import CALM_S, compact
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import corpus
 
 _SHARDS = ("shard-0", "shard-1", "shard-2")
 _BATCH_ROWS = 8192  # about what clients' batches of one round come to

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import corpus
 from ringlog import ndjson
+from ringlog.cli.bench import corpus
 from ringlog.errors import InvalidRecord
 from ringlog.records import split_valid, to_record_batch
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import corpus
+from ringlog.cli.bench import corpus
 from ringlog.schema import with_position
 from ringlog.storage import Objects, index, write_segments
 from ringlog.storage.index import BLOCK_ROWS, METADATA_KEY, Index, build, is_word, open_index

@@ -108,6 +108,15 @@ def join_ray(start_local: bool) -> None:
         ray.init(address="local", log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
 
 
+def begin_ray() -> str:
+    """Start a Ray of this process's own, on loopback, whatever cluster is there; its address. `leave_ray` ends it."""
+    ray.init(
+        address="local", _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.WARNING,
+        include_dashboard=False,
+    )  # fmt: skip
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def leave_ray() -> None:
     """Leave the Ray cluster; a local one that was started in this process ends."""
     ray.shutdown()

@@ -9,15 +9,17 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import Future, wait
 from typing import Any
 
-from ringlog.client.pipeline import Pipeline
+from ringlog.client.pipeline import Ack, Pipeline
 from ringlog.errors import InvalidRecord, RinglogError
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _OWN_THREADS = "ringlog-"
 _REPORT_S = 60.0
 _BATCH = 5000
+_IN_FLIGHT = 4  # submits that one handler has without an acknowledgement
 
 
 class LogHandler(logging.Handler):
@@ -127,6 +129,7 @@ class LogHandler(logging.Handler):
         }
 
     def _run(self) -> None:
+        waiting: list[Future[None]] = []
         while True:
             item = self._queue.get()
             records: list[dict[str, Any]] = []
@@ -143,25 +146,43 @@ class LogHandler(logging.Handler):
                     break
                 item = self._queue.get()
             if records:
-                self._send(records)
+                waiting.extend(self._send(records))
+            wait(waiting if events or end else waiting[:-_IN_FLIGHT])
+            waiting = [future for future in waiting if not future.done()]
             for event in events:
                 event.set()
             if end:
                 return
 
-    def _send(self, records: list[dict[str, Any]]) -> None:
+    def _send(self, records: list[dict[str, Any]]) -> list[Future[None]]:
+        """Put them on their way; what is to be waited for. What is not stored is counted as dropped, then or later."""
         try:
             pipeline = self._pipeline or _connected()
-            pipeline.submit_logs(records)
+            sent = pipeline.submit_logs(records, wait=False)
         except InvalidRecord as error:
             good = [record for at, record in enumerate(records) if at not in error.problems]
             self._drop(len(records) - len(good), str(error))
-            if good:
-                self._send(good)
+            return self._send(good) if good else []
         except RinglogError as error:
             self._drop(len(records), str(error))
         except Exception as error:  # noqa: BLE001  (a thread of a logging handler has nobody else to tell)
             self._drop(len(records), repr(error))
+        else:
+            return [self._counted(len(records), sent)]
+        return []
+
+    def _counted(self, count: int, sent: Future[Ack]) -> Future[None]:
+        """Done when ``sent`` is, and what it did not store is counted."""
+        counted: Future[None] = Future()
+
+        def settle(done: Future[Ack]) -> None:
+            error = done.exception()
+            if error is not None:
+                self._drop(count, str(error))
+            counted.set_result(None)
+
+        sent.add_done_callback(settle)
+        return counted
 
     def _drop(self, count: int, why: str) -> None:
         now = time.monotonic()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-import corpus
+from ringlog.cli.bench import corpus
 from ringlog.records import to_record_batch
 from ringlog.schema import RECORD_SCHEMA, with_position
 

@@ -1,0 +1,227 @@
+"""Measure more than one pipeline: every combination of what is asked for, each in a Ray of its own; or an overload.
+
+    python jobs/bench.py --replicas 1,3,5 --fsync group,never --batch 1000,5000 --clients 1,2 --json
+    python jobs/bench.py --overload --seconds 120 --json
+
+Each combination is a run of `ringlog bench`. An overload submits twice what the pipeline can archive, at fixed times,
+and then checks: every process stayed within the memory that its settings allow, every acknowledged record is in the
+table once, whoever was not served was told so, and how long it takes until acknowledgements are as fast as before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+import ringlog
+from ringlog.cli.bench import headline, load, processes, tell
+from ringlog.cli.bench.run import FLUSH_DEADLINE_S, Own, Plan, measure, own_pipeline
+
+_ROWS = 1000
+_CALLERS = 8
+_LATE_S = 1.0
+_TIMEOUT_S = 10.0
+_CALM_ACKS = 10
+_CALM_WITHIN_S = 120.0
+_OUTCOMES = ("acknowledged", "refused", "held_back", "unknown", "unavailable")
+_OTHERS_BYTES = 256 * 1024 * 1024
+
+
+def main() -> int:
+    """Run what is asked for; exit code 1 when an overload broke a promise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--source", default=",".join(load.SOURCES))
+    for name, default in (("replicas", "3"), ("batch", "5000"), ("clients", "1")):
+        parser.add_argument(f"--{name}", type=_numbers, default=_numbers(default), help="one, or several with commas")
+    parser.add_argument("--fsync", default="group", help="group, interval, never: one, or several with commas")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--acks", type=int, default=500)
+    parser.add_argument("--curve", type=float, default=0.0, help="seconds at each of seven fixed rates")
+    parser.add_argument("--vs", action="store_true", help="also plain pyarrow")
+    parser.add_argument("--overload", action="store_true")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of the overload")
+    parser.add_argument("--folder", help="on which disk")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each run")
+    given = parser.parse_args()
+    if given.overload:
+        with tempfile.TemporaryDirectory(prefix="ringlog-bench-", dir=given.folder) as folder:
+            found = overload(Path(folder), given.records, given.seconds)
+        for name, value in found.items():
+            print(f"{name:26} {value}")
+        if given.json:
+            print(orjson.dumps(found).decode())
+        return 1 if found["broken"] else 0
+    sources = tuple(given.source.split(","))
+    for replicas, fsync, batch, clients in product(given.replicas, given.fsync.split(","), given.batch, given.clients):
+        plan = Plan(
+            given.records, batch, sources, replicas, fsync, clients, given.runs, given.acks, given.curve, given.vs
+        )
+        with tempfile.TemporaryDirectory(prefix="ringlog-bench-", dir=given.folder) as folder:
+            result = measure(plan, Path(folder), lambda what: print(f"measuring: {what}", file=sys.stderr))
+        tell(result)
+        if given.json:
+            print(orjson.dumps({**headline(result, sources[0]), **result}).decode())
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def overload(folder: Path, records: int, seconds: float) -> dict[str, Any]:
+    """Twice the capacity for ``seconds``; what happened, and which promises were broken."""
+    settings = ringlog.Settings()
+    with own_pipeline(folder) as own:
+        capacity = _capacity(own, records)
+        usual_ms = load.percentiles(load.ack_times_ms(own.pipeline, 300))
+        before = _count(own)
+        pids = _named(own)
+        base = {name: processes.resident_bytes(pid) for name, pid in pids.items()}
+        for pid in pids.values():
+            processes.forget_peak(pid)
+        bounds = {name: size + _allowance(name, settings) for name, size in base.items()}
+        outcomes, taken = _push(own, 2 * capacity, seconds)
+        calm_s, afterwards = _until_calm(own, 3 * usual_ms["p99_ms"])
+        own.pipeline.flush_client(FLUSH_DEADLINE_S)
+        peaks = {name: processes.peak_bytes(pid) for name, pid in pids.items()}
+        own.pipeline.flush(FLUSH_DEADLINE_S)
+        stored, dense = _count(own) - before, _dense(own)
+    extra = stored - outcomes["acknowledged"] - afterwards
+    broken = [f"{name} took {peaks[name]} bytes" for name in peaks if peaks[name] > bounds[name]]
+    if not 0 <= extra <= outcomes["unknown"]:
+        broken.append(f"{extra} records more than were acknowledged are stored, and {outcomes['unknown']} are unknown")
+    if not dense:
+        broken.append("the offsets of a shard have a gap, or one stands there twice")
+    return {
+        "capacity_per_second": round(capacity),
+        "due_per_second": round(2 * capacity),
+        "seconds": seconds,
+        "records": {name: outcomes[name] for name in _OUTCOMES},
+        "latency": load.percentiles(taken),
+        "usual": usual_ms,
+        "back_to_normal_s": calm_s,
+        "peak_mb": {name: round(peak / 1e6) for name, peak in peaks.items()},
+        "bound_mb": {name: round(bound / 1e6) for name, bound in bounds.items()},
+        "broken": broken,
+    }
+
+
+def _capacity(own: Own, records: int) -> float:
+    """Records a second that the pipeline takes and archives."""
+    load.submit_all(own.pipeline, load.submits("arrow", 50_000, _ROWS, seed=99))
+    own.pipeline.flush(FLUSH_DEADLINE_S)
+    made = load.submits("arrow", records, _ROWS, seed=1)
+    began = time.perf_counter()
+    load.submit_all(own.pipeline, made)
+    own.pipeline.flush(FLUSH_DEADLINE_S)
+    return records / (time.perf_counter() - began)
+
+
+def _named(own: Own) -> dict[str, int]:
+    """Every process of the run: the client, the shard actors, and the others by number."""
+    found = {"client": os.getpid(), **own.actors()}
+    others = [pid for pid in processes.descendants(os.getpid()) if pid not in found.values()]
+    return {**found, **{f"other {pid}": pid for pid in others}}
+
+
+def _allowance(name: str, settings: ringlog.Settings) -> int:
+    """What a process may take beyond what it had: a client holds its buffer as given, packed, and on its way; a shard
+    actor holds what is not archived, the same while it is archived, and what it keeps of its siblings' shards."""
+    if name == "client":
+        return 3 * settings.client_buffer_bytes_max
+    if name.startswith("other "):
+        return _OTHERS_BYTES
+    return (settings.replicas + 1) * settings.shard_buffer_bytes_max
+
+
+def _push(own: Own, rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
+    """Submit at fixed times from several threads. One that is held up for long leaves out what is overdue.
+
+    How many records had which outcome, and the latencies; both go on changing until the client is flushed.
+    """
+    made = load.submits("arrow", 200_000, _ROWS, seed=3)
+    outcomes: Counter[str] = Counter()
+    taken: list[float] = []
+    lock = threading.Lock()
+    begin = time.perf_counter()
+
+    def settle(due: float, done: Future[ringlog.Ack]) -> None:
+        error = done.exception()
+        with lock:
+            outcomes[_outcome(error)] += _ROWS
+            if error is None:
+                taken.append((time.perf_counter() - due) * 1e3)
+
+    def call(first: int) -> None:
+        for number in range(first, int(rate * seconds / _ROWS), _CALLERS):
+            due = begin + number * _ROWS / rate
+            now = time.perf_counter()
+            if now > due + _LATE_S:
+                with lock:
+                    outcomes["held_back"] += _ROWS
+                continue
+            time.sleep(max(0.0, due - now))
+            try:
+                sent = own.pipeline.submit_logs(made[number % len(made)], wait=False, timeout_s=_TIMEOUT_S)
+            except ringlog.RinglogError as error:
+                with lock:
+                    outcomes[_outcome(error)] += _ROWS
+            else:
+                sent.add_done_callback(partial(settle, due))
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(_CALLERS)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    return outcomes, taken
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "acknowledged"
+    kinds = {ringlog.Overloaded: "refused", ringlog.OutcomeUnknown: "unknown", ringlog.Unavailable: "unavailable"}
+    found = next((name for kind, name in kinds.items() if isinstance(error, kind)), None)
+    if found is None:
+        raise error
+    return found
+
+
+def _until_calm(own: Own, usual_ms: float) -> tuple[float, int]:
+    """Seconds until acknowledgements are as fast as before, and how many records that took."""
+    began = time.perf_counter()
+    taken: list[float] = []
+    while len(taken) < _CALM_ACKS or statistics.median(taken[-_CALM_ACKS:]) > usual_ms:
+        if time.perf_counter() - began > _CALM_WITHIN_S:
+            return float("inf"), len(taken)
+        taken += load.ack_times_ms(own.pipeline, 1)
+    return round(time.perf_counter() - began, 2), len(taken)
+
+
+def _count(own: Own) -> int:
+    ((count,),) = own.pipeline.sql("SELECT count(*) FROM logs").fetchall()
+    return int(count)
+
+
+def _dense(own: Own) -> bool:
+    """Whether each shard's offsets are 0, 1, 2, …, each once."""
+    query = "SELECT count(*), count(DISTINCT record_offset), max(record_offset) + 1 FROM logs GROUP BY shard"
+    return all(count == distinct == end for count, distinct, end in own.pipeline.sql(query).fetchall())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
