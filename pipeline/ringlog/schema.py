@@ -16,6 +16,7 @@ from ringlog.errors import InvalidRecord
 
 _TIME = pa.timestamp("us", "UTC")
 _TIMES = ("timestamp", "observed_timestamp")
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _DAY_US = 86_400_000_000
 _TIME_US_MAX = (2**63 - 1) // 1000  # what int64 nanoseconds can say: up to 2262-04-11
 
@@ -112,10 +113,8 @@ def pack(batch: pa.RecordBatch) -> bytes:
     packed = with_values(batch).replace_schema_metadata(None)
     if any(field.metadata for field in packed.schema):
         packed = packed.cast(pa.schema([field.remove_metadata() for field in packed.schema]))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, packed.schema) as writer:
-        writer.write_batch(packed)
-    return bytes(sink.getvalue())
+    # What a stream writer writes, without the pages that its growing buffer would touch.
+    return b"".join((packed.schema.serialize(), packed.serialize(), _END_OF_STREAM))
 
 
 def with_values(batch: pa.RecordBatch) -> pa.RecordBatch:
