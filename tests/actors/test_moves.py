@@ -14,6 +14,7 @@ import pytest
 from actors.test_recover import Remote, Router
 from actors.test_shard import SHARD, TOKEN, WITHIN_S, Client, Trio, eventually
 from ringlog.actors.controller import Controller
+from ringlog.control import Plan
 from ringlog.control.homes import Move, Node, next_move
 from ringlog.errors import Unavailable
 from ringlog.metadata import open_store, read_decided
@@ -62,6 +63,9 @@ class House:
         self.trio.hosts[move.actor] = self.trio.host(move.actor)
         return Remote(self.trio.hosts[move.actor])
 
+    def plan(self) -> Plan:
+        return Plan(1, ACTORS)
+
     def held(self) -> dict[str, int]:
         """How many entries of the shard each actor has on its disk."""
         return {actor: len(self.trio.journal(actor)) for actor in ACTORS}
@@ -70,7 +74,7 @@ class House:
 class Watched:
     def __init__(self, folder: Path) -> None:
         self.house = House(folder)
-        self.controller = Controller(ACTORS, 3, 2, self.house, Router(), TOKEN)
+        self.controller = Controller(3, 2, self.house, Router(), TOKEN)
         self.controller.begin()
 
     def complete(self) -> bool:
@@ -91,11 +95,7 @@ class Watched:
         return 1
 
     def close(self) -> None:
-        self.controller._closed.set()
-        self.controller._changed.set()
-        for thread in self.controller._threads:
-            thread.join()
-        self.controller._heartbeats.close()
+        self.controller.leave()
         self.house.trio.close()
 
 

@@ -15,7 +15,7 @@ from actors.test_shard import SHARD, TOKEN, WITHIN_S, Client, Trio, eventually
 from ringlog.actors import controller as controllers
 from ringlog.actors.controller import Controller
 from ringlog.actors.shard import Place, ShardHost
-from ringlog.control import condition_of
+from ringlog.control import Plan, condition_of
 from ringlog.errors import ConfigurationError, Conflict, Unavailable
 from ringlog.metadata import open_store, read_decided
 from ringlog.query.search import Filter
@@ -32,9 +32,10 @@ class Remote:
 
     def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
         if method == "take_over":
-            shard, places, locations, accept_loss = arguments
+            shard, places, locations, accept_loss, decision, retire = arguments
             self.tries.append(accept_loss)
-            return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
+            members = [Place(*place) for place in places]
+            return self._host.take_over(shard, members, locations, accept_loss, decision, retire)
         answer = getattr(self._host, method)(*arguments)
         return {**answer, "node": "here"} if method == "status" else answer
 
@@ -78,6 +79,9 @@ class Household:
     def move(self, move: Any) -> Remote:
         raise AssertionError("nothing moves")
 
+    def plan(self) -> Plan:
+        return Plan(1, ("shard-0", "shard-1", "shard-2"))
+
 
 class Watched:
     """Three hosts under a controller, with what an operator sees of them."""
@@ -87,7 +91,7 @@ class Watched:
         for actor in away:
             self.trio.stop(actor)
         self.household = Household(self.trio, away)
-        self.controller = Controller(sorted({*self.trio.hosts, *away}), 3, 2, self.household, Router(), TOKEN)
+        self.controller = Controller(3, 2, self.household, Router(), TOKEN)
         self.controller.begin()
 
     def status(self, shard: str = SHARD) -> dict[str, Any]:
@@ -111,11 +115,7 @@ class Watched:
         return client is not None and isinstance(client.submit(0), Acknowledged)
 
     def close(self) -> None:
-        self.controller._closed.set()
-        self.controller._changed.set()
-        for thread in self.controller._threads:
-            thread.join()
-        self.controller._heartbeats.close()
+        self.controller.leave()
         self.trio.close()
 
 

@@ -32,6 +32,7 @@ def shard(**changes: Any) -> dict[str, Any]:
         "missing": [],
         "waits_for": None,
         "gaps": [],
+        "retiring": False,
         **changes,
     }
 
@@ -61,6 +62,7 @@ def found(
         "metadata_trouble": metadata_trouble,
         "shards": {name.replace("_", "-"): one for name, one in shards.items()},
         "actors": {"shard-0": {"archive_trouble": archive_trouble}},
+        "lingering": [],
     }
 
 

@@ -241,3 +241,24 @@ def test_whoever_waits_behind_one_with_a_later_deadline_is_told_in_time() -> Non
     one.submit(batch("hasty", deadline=1.0), 0.0)
     assert errors(one.tick(1.0)) == {"hasty": Unavailable}
     assert one.wake() == 100.0, "and nobody is woken for nothing"
+
+
+def test_where_a_shard_is_no_more_only_what_is_surely_not_stored_there_goes_elsewhere() -> None:
+    one = connected("doubtful", "refused", "told", deadline=30.0)
+    one._pending[2].deadline = 1.0
+    one.declined(declined(1, "fenced"), 0.5)
+    assert one.leader_epoch is None
+    assert errors(one.tick(1.0)) == {"told": OutcomeUnknown}
+    one.submit(batch("waits"), 1.0)
+    step, elsewhere = one.retired()
+    assert errors(step) == {"doubtful": OutcomeUnknown}
+    assert [found.caller for found in elsewhere] == ["refused", "waits"]
+    assert len(one) == 0
+
+
+def test_should_the_shard_come_back_its_sequences_are_not_taken_for_earlier_ones() -> None:
+    one = connected("before")
+    one.retired()
+    one.submit(batch("after"), 1.0)
+    (again,) = one.connected(9, 40, 2.0).send
+    assert (again.producer_epoch, again.sequence, again.since) == (1, 0, 40)

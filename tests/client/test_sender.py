@@ -163,3 +163,104 @@ def test_who_waits_for_the_table_holds_up_nobody_who_does_not() -> None:
         assert stored.result(10).records == 1
         bodies = pipeline.sql("SELECT body FROM logs").fetchall()
     assert sorted(body for (body,) in bodies) == sorted(["stored", *map(str, range(2 * WINDOW))])
+
+
+class Retiring(MemoryTransport):
+    """shard-1 takes everything and answers nothing; whoever asks for the routes again hears that it is retired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retired = False
+        self.reached = 0
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        both = {shard: Leading(shard, "memory", "memory", 1) for shard in ("shard-0", "shard-1")}
+        if self.retired:
+            return Routes(2, ("shard-0",), {"shard-0": both["shard-0"]})
+        return Routes(1, ("shard-0", "shard-1"), {"shard-1": both["shard-1"]})
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        if leading.shard == "shard-0":
+            return super().connect(leading, on_frame, on_closed)
+        self.reached += 1
+        if self.reached > 1 or not self.retired:
+            return Silent()
+        raise ringlog.Unavailable("nobody is there")
+
+
+def test_what_was_not_sent_to_a_shard_that_is_retired_goes_to_another() -> None:
+    transport = Retiring()
+    with ringlog.Pipeline(transport) as pipeline:
+        transport.retired = True  # the routes that are known are old
+        ack = pipeline.submit_logs({"body": "x", "service": "s"}, timeout_s=20)
+        assert [part.shard for part in ack.parts] == ["shard-0"]
+        assert pipeline.sql("SELECT body FROM logs").fetchall() == [("x",)]
+
+
+def test_what_may_be_stored_in_a_shard_that_is_retired_is_told_so_and_not_stored_twice() -> None:
+    transport = Retiring()
+    with ringlog.Pipeline(transport) as pipeline:
+        sent = pipeline.submit_logs({"body": "x", "service": "s"}, timeout_s=20, wait=False)
+        while not pipeline._sender._owing_since:
+            time.sleep(0.01)
+        transport.retired = True
+        pipeline._sender.refresh()
+        with pytest.raises(ringlog.OutcomeUnknown, match="shard-1 did not say in time"):
+            sent.result(20)
+        assert pipeline.sql("SELECT body FROM logs").fetchall() == []
+
+
+class Grown(MemoryTransport):
+    """The routes that were known at first lack the shard that everything is in now."""
+
+    def __init__(self, router: bool) -> None:
+        super().__init__()
+        self.grown = False
+        self.router = router
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        if not self.grown:
+            return Routes(1, (), {})
+        if not self.router:
+            raise ringlog.Unavailable("the router is away")
+        return super().routes(key_bytes, known, wait_s)
+
+
+def test_a_read_shows_what_a_shard_acknowledged_that_was_added_since_the_routes_were_heard_of() -> None:
+    transport = Grown(router=True)
+    with ringlog.Pipeline(transport) as reader, ringlog.Pipeline(transport) as writer:
+        transport.grown = True
+        assert reader._sender.routes.shards == ()
+        writer.submit_logs({"body": "x"})
+        assert reader.sql("SELECT body FROM logs").fetchall() == [("x",)]
+
+
+def test_where_the_router_is_away_it_is_said_what_a_read_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringlog.client.pipeline.READ_DEADLINE_S", 0.2)
+    transport = Grown(router=False)
+    with ringlog.Pipeline(transport) as reader:
+        transport.grown = True
+        assert reader.sql("SELECT body FROM logs").missing == ("shard-0",)
+
+
+class Closing(MemoryTransport):
+    """Streams that the other end closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[Callable[[], None]] = []
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        self.ends.append(on_closed)
+        return super().connect(leading, on_frame, on_closed)
+
+
+def test_a_stream_that_ended_while_nothing_was_on_its_way_is_opened_again_for_the_next_submit() -> None:
+    transport = Closing()
+    with ringlog.Pipeline(transport) as pipeline:
+        pipeline.submit_logs({"body": "x"})
+        transport.ends[0]()
+        while pipeline._sender._connections or pipeline._sender._refreshing:
+            time.sleep(0.01)
+        assert pipeline.submit_logs({"body": "y"}, timeout_s=3).records == 1
+        assert len(transport.ends) == 2

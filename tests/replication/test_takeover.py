@@ -648,3 +648,114 @@ def test_a_first_epoch_has_nothing_to_lose() -> None:
     assert claimed(one, 1) == (ReadStored(SHARD, "mine"),)
     joins = one.handle(Stored(SHARD, "mine", 0), 0.0).send
     assert {join.entries for join in joins} == {()}
+
+
+RETIRED = ShardState(SHARD, 5, "retired", "shard-0", "theirs", (), 2, retired=7, ended=20)
+
+
+def retiring(found: ShardState | None = OPEN, decision: int = 7) -> Takeover:
+    return Takeover(
+        SHARD, "shard-0", "a", found, 7 if found else 0, (A, B, C), 2, "mine", b"lost", decision=decision, retire=True
+    )
+
+
+def sealed_by_two(one: Takeover, ends: tuple[int, int]) -> None:
+    claimed(one)
+    for id, end in zip("ab", ends, strict=True):
+        one.handle(sealed(id, 4, end), 0.0)
+    one.tick(GRACE_S)
+    assert one.phase == "table"
+
+
+def test_a_shard_of_which_the_table_holds_all_is_retired_and_nobody_counts_on_its_members() -> None:
+    one = retiring()
+    sealed_by_two(one, (20, 10))
+    (retire,) = one.handle(Stored(SHARD, "mine", 20), 0.0).send
+    assert retire == CompareAndSet(ShardState(SHARD, 5, "retired", "shard-0", "mine", (), 2, retired=7, ended=20), 8)
+    assert one.handle(standing(retire.state, 9), 0.0) == NOTHING
+    assert (one.phase, one.opened) == ("done", None)
+
+
+def test_where_the_table_lacks_something_it_opens_as_any_other_and_its_leader_archives_that() -> None:
+    one = retiring()
+    sealed_by_two(one, (20, 10))
+    (fetch,) = one.handle(Stored(SHARD, "mine", 10), 0.0).send
+    assert fetch == Fetch(SHARD, "a", 5, 10)
+
+
+def test_whoever_retires_does_not_go_on_without_the_table() -> None:
+    one = retiring()
+    sealed_by_two(one, (20, 20))
+    one.handle(Unanswered(SHARD, "mine"), 0.0)
+    later = one.tick(GRACE_S + TABLE_S)
+    assert one.phase == "table"
+    assert later.send == (ReadStored(SHARD, "mine"),)
+
+
+def test_a_retirement_whose_answer_was_lost_is_asked_for_until_it_shows() -> None:
+    one = retiring()
+    sealed_by_two(one, (20, 20))
+    (retire,) = one.handle(Stored(SHARD, "mine", 20), 0.0).send
+    one.handle(Unanswered(SHARD, "mine"), 0.0)
+    assert one.tick(RESEND_S).send == (ReadState(SHARD, "mine"),)
+    again = one.handle(
+        standing(replace(retire.state, state="claimed", members=OPEN.members, retired=0, ended=0), 8), 0.0
+    )
+    assert again.send == (retire,), "it had not arrived"
+    one.handle(standing(retire.state, 9), 0.0)
+    assert one.phase == "done"
+
+
+def test_a_loss_that_was_accepted_is_told_in_the_log_before_the_shard_is_retired() -> None:
+    one = retiring(replace(OPEN, accepted=3, members=(A,), quorum=1))
+    claimed(one)
+    one.handle(sealed("a", 4, 20), 0.0)
+    assert one.phase == "table"
+    one.handle(Stored(SHARD, "mine", 20), 0.0)
+    assert one.phase == "fetch"
+
+
+def test_a_retired_shard_moves_by_a_later_decision_alone() -> None:
+    for decision in (0, 7):
+        late = Takeover(SHARD, "shard-0", "a", RETIRED, 9, (A, B, C), 2, "mine", b"lost", decision=decision)
+        assert late.start(0.0) == NOTHING
+        assert late.phase == "lost"
+    later = Takeover(SHARD, "shard-0", "a", RETIRED, 9, (A, B, C), 2, "mine", b"lost", decision=8)
+    assert later.start(0.0).send == (CompareAndSet(replace(RETIRED, epoch=6, state="claimed", nonce="mine"), 9),)
+
+
+def test_whoever_would_retire_it_by_a_decision_that_is_over_stands_down() -> None:
+    taken_up = replace(RETIRED, epoch=6, state="open", members=(A, B, C))
+    assert retiring(taken_up, decision=7).start(0.0) == NOTHING
+    assert retiring(taken_up, decision=9).start(0.0).send != ()
+
+
+def test_it_goes_on_where_it_ended_and_knows_no_producer_any_more() -> None:
+    one = Takeover(SHARD, "shard-0", "a", RETIRED, 9, (A, B, C), 2, "mine", b"lost", decision=8)
+    (claim,) = one.start(0.0).send
+    assert one.handle(standing(claim.state, 10), 0.0).send == (ReadStored(SHARD, "mine"),)
+    joins = one.handle(Stored(SHARD, "mine", 20), 0.0).send
+    assert [(join.receiver, join.trimmed, join.start, join.boundaries) for join in joins] == [
+        (id, 20, 20, ((6, 20),)) for id in "abc"
+    ]
+    table = ProducerTable.from_plain(joins[0].producers)
+    assert table.check("p", 0, 3, 0) == Evicted(), "it may have written 3 before"
+    assert isinstance(table.check("q", 0, 0, 20), New)
+    for id in "abc":
+        done = one.handle(Joined(SHARD, id, 6, 20), 0.0)
+    (opening,) = done.send
+    assert (opening.state.state, opening.state.members, opening.state.retired) == ("open", (A, B, C), 7)
+
+
+@pytest.mark.parametrize("stored", [10, 30])
+def test_a_table_that_does_not_end_where_the_shard_did_is_corrupt(stored: int) -> None:
+    one = Takeover(SHARD, "shard-0", "a", RETIRED, 9, (A, B, C), 2, "mine", b"lost", decision=8)
+    (claim,) = one.start(0.0).send
+    one.handle(standing(claim.state, 10), 0.0)
+
+    def hears() -> None:
+        one.handle(Stored(SHARD, "mine", stored), 0.0)
+        one.handle(standing(claim.state, 10), 0.0)  # whether a later epoch has gone on: none has
+
+    with pytest.raises(Violation):
+        hears()

@@ -42,12 +42,13 @@ def _replica(**state: Any) -> Any:
     return Replica(ReplicaState(SHARD, "x", **{"promised": 1, "log_epoch": 1, "boundaries": ((1, 0),), **state}))
 
 
-def _takeover(accept_loss: bool = False, **found: Any) -> Any:
+def _takeover(accept_loss: bool = False, decision: int = 0, retire: bool = False, **found: Any) -> Any:
     """Of epoch 3 by x, which has claimed it over x, y and z."""
     from ringlog.replication import ShardState, Standing, Takeover
 
     state = ShardState(SHARD, **{"epoch": 2, "state": "open", "claimant": "y", "nonce": "theirs", "members": _members(), "quorum": 2, **found})  # fmt: skip
-    one = Takeover(SHARD, "x", "x", state, 7, _members(), 2, "mine", b"gap", accept_loss)
+    how: dict[str, Any] = {"accept_loss": accept_loss, "decision": decision, "retire": retire}
+    one = Takeover(SHARD, "x", "x", state, 7, _members(), 2, "mine", b"gap", **how)
     (claim,) = one.start(0.0).send
     one.handle(Standing(SHARD, "mine", claim.state, 8), 0.0)
     return one
@@ -317,6 +318,86 @@ def a_failure_of_a_shard_that_is_well_again_is_no_error() -> None:
     from ringlog.control import Reconciler
 
     Reconciler(("s",), ("a", "b", "c"), 3, 2).failed("s", 0.0)
+
+
+def _retiring(end: int, stored: int, table_s: float = 0.0, **found: Any) -> Any:
+    """What a takeover that is to retire the shard does once it hears that the table holds ``stored`` of ``end``."""
+    from ringlog.replication import Stored
+
+    one = _takeover(decision=7, retire=True, **found)
+    for id in "xyz":
+        one.handle(_sealed(id, end), 0.0)
+    one.tick(table_s)
+    assert one.phase == "table", "it waits for the table, however long that is away"
+    return one, one.handle(Stored(SHARD, "mine", stored), 0.0).send[0]
+
+
+def a_shard_is_retired_only_when_the_table_holds_all_of_it() -> None:
+    from ringlog.replication import CompareAndSet
+
+    _, change = _retiring(1, 1)
+    assert isinstance(change, CompareAndSet)
+    assert (change.state.state, change.state.members, change.state.retired, change.state.ended) == ("retired", (), 7, 1)
+    assert not isinstance(_retiring(2, 1)[1], CompareAndSet)
+    assert not isinstance(_retiring(1, 1, accepted=2)[1], CompareAndSet), "a gap is told first"
+
+
+def a_retirement_waits_for_the_table() -> None:
+    _retiring(1, 1, table_s=100.0)
+
+
+def a_retirement_is_not_walked_away_from() -> None:
+    from ringlog.replication import Outpaced, Participant, ReplicaState, Standing, Unanswered
+
+    one, change = _retiring(1, 1)
+    one.handle(Unanswered(SHARD, "mine"), 0.0)
+    assert one.tick(10.0).send, "it asks what stands there"
+    assert one.handle(Standing(SHARD, "mine", one._claim().state, 8), 10.0).send == (change,)
+    part = Participant("x", ReplicaState(SHARD, "x"), 1000)
+    part.takeover = one
+    output = part.take_over("caller", None, 0, _members(), 2, "another", 0.0, b"gap")
+    assert output.reply == (("caller", Outpaced(3)),)
+
+
+def _retired(state: str = "retired", **how: Any) -> Any:
+    """A takeover of a shard that decision 7 retired when its log ended at 20."""
+    from ringlog.replication import ShardState, Takeover
+
+    members = () if state == "retired" else _members()
+    found = ShardState(SHARD, 5, state, "y", "theirs", members, 2, retired=7, ended=20)  # type: ignore[arg-type]
+    return Takeover(SHARD, "x", "x", found, 9, _members(), 2, "mine", b"gap", **how)
+
+
+def a_retired_shard_moves_by_a_later_decision_alone() -> None:
+    for decision in (0, 6, 7):
+        late = _retired(decision=decision)
+        assert (late.start(0.0).send, late.phase) == ((), "lost")
+    assert _retired(decision=8).start(0.0).send
+
+
+def a_shard_that_was_taken_up_again_is_not_retired_by_the_old_decision() -> None:
+    late = _retired("open", decision=7, retire=True)
+    assert (late.start(0.0).send, late.phase) == ((), "lost")
+    assert _retired("open", decision=9, retire=True).start(0.0).send
+
+
+def a_shard_that_is_taken_up_again_goes_on_where_it_ended_and_knows_nobody() -> None:
+    from ringlog.replication import Evicted, ProducerTable, Standing, Stored, Violation
+
+    def claimed() -> Any:
+        one = _retired(decision=8)
+        (claim,) = one.start(0.0).send
+        one.handle(Standing(SHARD, "mine", claim.state, 10), 0.0)
+        return one
+
+    join, *_ = claimed().handle(Stored(SHARD, "mine", 20), 0.0).send
+    assert (join.trimmed, join.start, join.boundaries) == (20, 20, ((6, 20),))
+    assert ProducerTable.from_plain(join.producers).check("p", 0, 0, since=0) == Evicted()
+    try:
+        claimed().handle(Stored(SHARD, "mine", 10), 0.0)
+    except Violation:
+        return
+    raise AssertionError("the table went back")
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 import ray
 
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
-from ringlog.actors.household import DECIDED_DEADLINE_S, Household
+from ringlog.actors.household import DECIDED_DEADLINE_S, Household, read_plan
 from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
 from ringlog.actors.remote import CALL_DEADLINE_S, NAMESPACE, RemoteActor, end_process, find_actor, make_actor
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
-from ringlog.control import condition_of, shard_names
+from ringlog.control import condition_of
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
 from ringlog.metadata import MetadataStore, open_store, read_decided
-from ringlog.metadata.records import PIPELINE_KEY
+from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from_bytes, pipeline_to_bytes
 from ringlog.replication import ShardState
 from ringlog.settings import Settings
 from ringlog.storage import Table
@@ -72,17 +70,15 @@ class _ControllerActor(Controller):
         settings = Settings(**chosen)
         self._pipeline = pipeline
         self._chosen = dict(chosen)
-        names = shard_names(settings.shards)
-
         household = Household(settings, pipeline, self._chosen)
         options = {**ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
-        router = make_actor(Router, ROUTER, options, names, settings.rebalance_interval_s)
+        router = make_actor(Router, ROUTER, options, settings.rebalance_interval_s)
         make_actor(_HousekeeperActor, HOUSEKEEPER, {"scheduling_strategy": "SPREAD"}, self._chosen)
-        super().__init__(names, settings.replicas, settings.quorum, household, router, data_plane_token())
+        super().__init__(settings.replicas, settings.quorum, household, router, data_plane_token())
         self.begin()
 
     def chosen(self) -> dict[str, Any]:
-        return self._chosen
+        return {**self._chosen, "shards": self.shards_wanted() or self._chosen["shards"]}
 
 
 def _housekeeping_trouble() -> str | None:
@@ -124,19 +120,30 @@ def leave_ray() -> None:
 
 def start(settings: Settings) -> Cluster:
     """Start the pipeline in the Ray cluster of this process, or find the one that runs there already."""
-    chosen = settings.public()
     try:
         cluster = connect()
     except Unavailable:
-        pipeline = _pipeline_id(settings)
-        make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, pipeline, chosen)
-        cluster = connect()
+        cluster = _begin(settings)
     if cluster.settings.root != settings.root:
         raise ConfigurationError(
             f"a pipeline runs here already, with root {cluster.settings.root}: stop it with `ringlog down` first"
         )
+    _require_shards(settings, cluster.settings.shards)
     cluster.await_leaders(START_DEADLINE_S)
     return cluster
+
+
+def _begin(settings: Settings) -> Cluster:
+    record = _record(settings)
+    _require_shards(settings, record.shards)
+    if settings.replicas > record.shards:
+        raise ConfigurationError(
+            f"{settings.root} has shards={record.shards}, and replicas={settings.replicas} needs as many: give "
+            f"replicas={record.shards} or fewer"
+        )
+    chosen = {**settings.public(), "shards": record.shards}
+    make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, record.id, chosen)
+    return connect()
 
 
 def connect() -> Cluster:
@@ -144,21 +151,25 @@ def connect() -> Cluster:
     return Cluster(find_actor(CONTROLLER))
 
 
-def _pipeline_id(settings: Settings) -> str:
-    """The id of the pipeline of this root, made when the root is first used; its number of shards never changes."""
+def _record(settings: Settings) -> PipelineRecord:
+    """The record of the pipeline of this root, made when the root is first used."""
     store = open_store(settings.root, settings.storage_options(), settings.metadata)
-    made = {"id": uuid.uuid4().hex, "shards": settings.shards}
+    made = PipelineRecord.new(settings.shards)
     try:
-        store.compare_and_set(PIPELINE_KEY, orjson.dumps(made), 0)
+        store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(made), 0)
     except (Conflict, OutcomeUnknown):
         found = store.get(PIPELINE_KEY)
-        made = orjson.loads(found.value) if found else made
-    if made["shards"] != settings.shards:
+        return pipeline_from_bytes(found.value) if found else made
+    return made
+
+
+def _require_shards(settings: Settings, shards: int) -> None:
+    """Whoever names a number of shards, anywhere, must mean the one that there is: to change it moves data."""
+    if "shards" in settings.model_fields_set and settings.shards != shards:
         raise ConfigurationError(
-            f"{settings.root} was made with shards={made['shards']}, not {settings.shards}: give that number, "
-            "or another root"
+            f"{settings.root} has shards={shards}, not {settings.shards}: leave the setting out, or change the number "
+            f"of the pipeline that runs with `ringlog shards {settings.shards}`"
         )
-    return str(made["id"])
 
 
 class Cluster:
@@ -216,10 +227,23 @@ class Cluster:
             **found,
         }
 
+    def change_shards(self, shards: int) -> None:
+        """Have so many shards from now on; see `Controller.change_shards`."""
+        self._controller.call("change_shards", shards)
+
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer; see `Controller.accept_loss`."""
         epoch: int = self._controller.call("accept_loss", shard, timeout_s=ACCEPT_LOSS_DEADLINE_S)
         return epoch
+
+    def shards(self) -> tuple[str, ...]:
+        """The shards that are not retired, as the metadata store has it. Raises `Unavailable`."""
+        settings = self.settings
+        try:
+            self._store = self._store or open_store(settings.root, settings.storage_options(), settings.metadata)
+        except ConfigurationError as error:  # a client may do without what the actors need
+            raise Unavailable(f"which shards there are cannot be read here: {error}") from error
+        return read_plan(self._store, None).led
 
     def _decided(self, shards: Iterable[str]) -> tuple[dict[str, ShardState], str | None]:
         settings = self.settings
@@ -231,8 +255,8 @@ class Cluster:
 
     def stop(self) -> None:
         """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
-        names = (*shard_names(self.settings.shards), ROUTER, HOUSEKEEPER, CONTROLLER)
-        self._controller.call("close", timeout_s=START_DEADLINE_S)
+        actors: list[str] = self._controller.call("close", timeout_s=START_DEADLINE_S)
+        names = (*actors, ROUTER, HOUSEKEEPER, CONTROLLER)
         for name in reversed(names):  # the controller first: it would bring the others back
             try:
                 ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

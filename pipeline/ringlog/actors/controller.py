@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
-from ringlog.control import Reconciler, TakeOver
+from ringlog.actors.surroundings import Household
+from ringlog.control import Plan, Reconciler, TakeOver
+from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
 from ringlog.control.reconcile import leader_of
 from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
@@ -19,6 +21,12 @@ from ringlog.replication.takeover import LOSS_GRACE_S
 
 _logger = logging.getLogger(__name__)
 
+THREADS_MAX = 256
+"""How many calls may be under way; threads are made as they are needed."""
+PLAN_S = (1.0, 30.0)
+"""How often the metadata store is asked which shards there should be: while that is being made so, and afterwards."""
+FLUSH_S = 10.0
+"""How long the rest of a shard that is to be retired may take to be archived, before it is tried again."""
 ROUND_S = 0.1
 """How often it is looked what is to be done, when nothing is heard of a change."""
 CALL_DEADLINE_S = 3.0
@@ -37,32 +45,6 @@ ACCEPT_LOSS_DEADLINE_S = 150.0
 """Longer than a try that is under way, actors that begin anew, and a take-over that waits for the lost, together."""
 
 
-class Household(Protocol):
-    """Where the shard actors live."""
-
-    def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote | None:
-        """The actor where it belongs, found or made; None where it is Ray's to bring it back.
-
-        ``anywhere``: it may begin on another node, without its journals; ``groups`` are the actors that keep a shard
-        together, and should live apart. Raises `Unavailable` while it must wait for its journals.
-        """
-
-    def lives(self, actor: str, node: str) -> None:
-        """``actor`` says that it runs on ``node``."""
-
-    def leaving(self) -> Collection[str]:
-        """The actors whose nodes were told to end, and whose nodes then did."""
-
-    def next_move(self, groups: Sequence[Collection[str]]) -> Move | None:
-        """The actor that should live on another node now, to have those of each group better apart."""
-
-    def move(self, move: Move) -> Remote:
-        """Let the actor begin anew there, with empty journals; those that it has are removed.
-
-        Raises `Unavailable`, and leaves it where it is, while some shard counts on one of them.
-        """
-
-
 @dataclass(frozen=True, eq=False)
 class _Try:
     """What is tried just now, one at a time: to take over a shard, or to bring an actor; who should lead it."""
@@ -79,14 +61,19 @@ class Controller:
 
     def __init__(
         self,
-        actors: Sequence[str],
         replicas: int,
         quorum: int,
         household: Household,
         router: Remote,
         token: str,
     ) -> None:
-        self._reconciler = Reconciler(actors, actors, replicas, quorum)
+        self._reconciler = Reconciler((), (), replicas, quorum)
+        self._plan: Plan | None = None
+        self._planning = threading.Lock()
+        self._followed: Plan | None = None
+        self._replan = threading.Event()
+        self._draining = Draining()
+        self._dismissed: set[str] = set()
         self._router = router
         self._household = household
         self._shards: dict[str, Remote] = {}
@@ -103,10 +90,11 @@ class Controller:
         self._unpublished = threading.Event()
         self._heartbeats = Heartbeats(self._changed, token)
         # Whoever flushes for long, or waits for a call that hangs, holds up no takeover.
-        self._calls = ThreadPoolExecutor(4 * len(actors) + 2, thread_name_prefix="ringlog-call")
-        self._tasks = ThreadPoolExecutor(4 * len(actors) + 2, thread_name_prefix="ringlog-task")
+        self._calls = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ringlog-call")
+        self._tasks = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ringlog-task")
         self._threads = [
             threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
+            threading.Thread(target=self._keep_to_the_plan, name="ringlog-plan", daemon=True),
             threading.Thread(target=self._keep_publishing, name="ringlog-publish", daemon=True),
             threading.Thread(target=self._keep_looking_at_nodes, name="ringlog-nodes", daemon=True),
         ]
@@ -118,13 +106,27 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
-        statuses, trouble = self._heartbeats.statuses(), dict(self._trouble)
+        statuses, trouble, plan = self._heartbeats.statuses(), dict(self._trouble), self._plan or Plan(0, ())
         shards = {}
-        for shard in self._reconciler.actors:
+        for shard in plan.led:
             leader = leader_of(shard, statuses)
             led = statuses[leader]["leading"][shard] if leader else {}
-            shards[shard] = {"leader": leader, **led, "trouble": trouble.get(shard)}
-        return {"shards": shards, "actors": statuses}
+            retiring = shard in plan.retiring
+            shards[shard] = {"leader": leader, **led, "trouble": trouble.get(shard), "retiring": retiring}
+        return {"shards": shards, "actors": statuses, "lingering": list(plan.lingering)}
+
+    def shards_wanted(self) -> int:
+        """How many shards there should be; 0 while that is not known."""
+        return len(self._plan.shards) if self._plan else 0
+
+    def change_shards(self, shards: int) -> None:
+        """Have so many shards from now on. What follows from it is done meanwhile, and after any restart.
+
+        Raises `ConfigurationError`, `Conflict` or `Unavailable`.
+        """
+        self._household.change_shards(shards)
+        self._adopt(self._household.plan())
+        self._replan.set()
 
     def flush(self, timeout_s: float) -> dict[str, int]:
         """Archive what every shard has committed. Raises `Unavailable`, naming what is not archived.
@@ -211,14 +213,18 @@ class Controller:
                 _logger.info("%s does not answer: %s", actor, error)
         return statuses
 
-    def close(self) -> None:
-        """Let every shard actor close its journals."""
+    def leave(self) -> None:
+        """Watch no more; the shard actors run on."""
         self._closed.set()
-        self._changed.set()
-        self._unpublished.set()
+        for event in (self._changed, self._unpublished, self._replan):
+            event.set()
         for thread in self._threads:
             thread.join()
         self._heartbeats.close()
+
+    def close(self) -> list[str]:
+        """Let every shard actor close its journals; their names."""
+        self.leave()
         for call in [
             self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in self._shards.values()
         ]:
@@ -226,6 +232,7 @@ class Controller:
                 call.result()
             except Unavailable as error:
                 _logger.warning("a shard actor did not close in time; its journal is safe all the same: %s", error)
+        return sorted({*self._shards, *(self._plan.actors if self._plan else ())})
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -239,6 +246,13 @@ class Controller:
             self._changed.wait(ROUND_S)
 
     def _round(self) -> None:
+        plan = self._plan
+        if plan is None:
+            return
+        if plan != self._followed:
+            self._reconciler.follow(plan)
+            self._followed = plan
+            self._dismissed -= {*plan.actors}
         statuses = self._heartbeats.statuses()
         self._give_up_silent(statuses)
         move = self._moving(statuses, time.monotonic())
@@ -276,6 +290,70 @@ class Controller:
         finally:
             self._move = None
             self._end_try(this)
+
+    def _keep_to_the_plan(self) -> None:
+        """What the metadata says there should be, step by step; whoever comes next finds each step again from there.
+
+        In a thread of its own: the metadata store may be away.
+        """
+        while not self._closed.is_set():
+            settled = False
+            try:
+                plan = self._adopt(self._household.plan())
+                self._retire(plan)
+                self._dismiss(plan)
+                settled = plan.settled
+            except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
+                _logger.warning("which shards there should be cannot be seen to now: %s", error)
+            self._replan.wait(PLAN_S[settled])
+            self._replan.clear()
+
+    def _adopt(self, plan: Plan) -> Plan:
+        """The newest plan that is known: ``plan``, unless it was read before a later decision."""
+        with self._planning:
+            if self._plan is None or (plan != self._plan and plan.version >= self._plan.version):
+                _logger.info("the shards are %s; to be retired are %s", plan.shards, plan.retiring or "none")
+                self._plan = plan
+                self._changed.set()
+            return self._plan
+
+    def _retire(self, plan: Plan) -> None:
+        """Take the shards that are to be retired out of the world, once clients have left them and all is archived."""
+        statuses = self._heartbeats.statuses()
+        for shard in plan.retiring:
+            leader = leader_of(shard, statuses)
+            if leader is None or plan != self._followed:
+                continue
+            led = statuses[leader]["leading"][shard]
+            if not self._draining.over(shard, led["end"], time.monotonic()):
+                continue
+            if led["archived"] < led["end"]:
+                self._shards[leader].call("flush", FLUSH_S, timeout_s=FLUSH_S + CALL_DEADLINE_S)
+                continue
+            alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
+            this = self._begin_try(shard, candidate=leader)
+            if this is not None:
+                self._take_over(this, TakeOver(shard, leader, alive), statuses, retire=True)
+                self._replan.set()
+
+    def _dismiss(self, plan: Plan) -> None:
+        """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do."""
+        for shard in plan.gone + plan.lingering:
+            for actor, status in self._heartbeats.statuses().items():
+                if shard in status["keeping"] and actor not in plan.gone:
+                    self._shards[actor].call("forget", shard, timeout_s=CALL_DEADLINE_S)
+        for actor in set(plan.gone) - self._dismissed:
+            this = self._begin_try(_home(actor))
+            if this is None:
+                continue
+            try:
+                if plan == self._plan:  # else it may be wanted again
+                    self._heartbeats.forget(actor)
+                    self._shards.pop(actor, None)
+                    self._household.dismiss(actor)
+                    self._dismissed.add(actor)
+            finally:
+                self._end_try(this)
 
     def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         """A candidate that is silent holds up nobody: another may try, and fences it should it go on."""
@@ -348,8 +426,11 @@ class Controller:
                 self._closed.wait(ROUND_S)
 
     def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+        plan = self._plan
+        if plan is None:
+            return
         leaders, committed = {}, {}
-        for shard in self._reconciler.actors:
+        for shard in plan.led:
             actor = leader_of(shard, statuses)
             if actor is not None:
                 committed[shard] = statuses[actor]["leading"][shard]["committed"]
@@ -360,14 +441,18 @@ class Controller:
                     "epoch": statuses[actor]["leading"][shard]["epoch"],
                 }
         taken = {actor: status["appended_bytes"] for actor, status in statuses.items()}
-        self._router.call("publish", leaders, committed, taken, timeout_s=CALL_DEADLINE_S)
+        told = (plan.version, plan.led, plan.retiring, leaders, committed, taken)
+        self._router.call("publish", *told, timeout_s=CALL_DEADLINE_S)
+        self._draining.told(plan.retiring, time.monotonic())
 
-    def _take_over(self, this: _Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    def _take_over(
+        self, this: _Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], retire: bool = False
+    ) -> None:
         shard = takeover.shard
         if self._tries.get(shard) is not this:
             return  # given up before it began
         try:
-            self._lead(takeover, statuses)
+            self._lead(takeover, statuses, retire=retire)
             self._trouble.pop(shard, None)
         except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
             _logger.warning("%s could not be taken over and will be tried again: %s", shard, error)
@@ -377,8 +462,14 @@ class Controller:
         finally:
             self._end_try(this)
 
-    def _lead(self, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], accept_loss: bool = False) -> int:
-        """Let the candidate lead; the epoch. Raises whatever kept it from that."""
+    def _lead(
+        self,
+        takeover: TakeOver,
+        statuses: Mapping[str, Mapping[str, Any]],
+        accept_loss: bool = False,
+        retire: bool = False,
+    ) -> int:
+        """Let the candidate lead, or retire the shard; the epoch. Raises whatever kept it from that."""
         shard = takeover.shard
         locations = {actor: status["location"] for actor, status in statuses.items()}
         places = []
@@ -388,7 +479,9 @@ class Controller:
             places.append((id, actor, locations[actor]))
         deadline_s = TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0)
         candidate = self._shards[takeover.candidate]
-        epoch: int = candidate.call("take_over", shard, places, locations, accept_loss, timeout_s=deadline_s)
+        decision = self._plan.version if self._plan else 0
+        how = (accept_loss, decision, retire)
+        epoch: int = candidate.call("take_over", shard, places, locations, *how, timeout_s=deadline_s)
         return epoch
 
     def _begin_try(self, what: str, candidate: str | None = None, wait_s: float = 0.0) -> _Try | None:

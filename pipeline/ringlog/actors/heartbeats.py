@@ -51,6 +51,11 @@ class Heartbeats:
         self._note(name, None)  # what another said under this name is not true of it
         thread.start()
 
+    def forget(self, name: str) -> None:
+        """Ask the actor of this name no more: it has ended."""
+        if self._threads.pop(name, None) is not None:
+            self._note(name, None)
+
     def statuses(self) -> dict[str, dict[str, Any]]:
         """Of those that answer."""
         now = time.monotonic()
@@ -60,7 +65,7 @@ class Heartbeats:
     def close(self) -> None:
         """End all the threads."""
         self._closed.set()
-        for thread in self._threads.values():
+        for thread in list(self._threads.values()):
             thread.join()
 
     def _ask(self, name: str, actor: Remote) -> None:
@@ -89,7 +94,7 @@ class Heartbeats:
             pulse.close()
 
     def _wanted(self, name: str) -> bool:
-        return not self._closed.is_set() and self._threads[name] is threading.current_thread()
+        return not self._closed.is_set() and self._threads.get(name) is threading.current_thread()
 
     def _locations(self) -> dict[str, str]:
         with self._lock:

@@ -14,13 +14,15 @@ from ray.util import get_node_ip_address
 
 from ringlog.actors.homes import Homes
 from ringlog.actors.memory import keep_memory
+from ringlog.actors.participants import Place
 from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, make_actor
 from ringlog.actors.secret import data_plane_token
-from ringlog.actors.shard import Place, ShardHost
-from ringlog.control import shard_names
+from ringlog.actors.shard import ShardHost
+from ringlog.control import Plan, plan_of, shard_names
 from ringlog.control.homes import Move
-from ringlog.errors import Unavailable
-from ringlog.metadata import open_store, read_decided
+from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
+from ringlog.metadata import MetadataStore, open_store, read_all_decided, read_pipeline
+from ringlog.metadata.records import PIPELINE_KEY, pipeline_to_bytes
 from ringlog.settings import Settings
 
 DECIDED_DEADLINE_S = 3.0
@@ -51,10 +53,11 @@ class _ShardActor:
     def replica_id(self, shard: str) -> str:
         return self._host.replica_id(shard)
 
-    def take_over(
-        self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str], accept_loss: bool
-    ) -> int:
-        return self._host.take_over(shard, [Place(*place) for place in places], locations, accept_loss)
+    def take_over(self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str], *how: Any) -> int:
+        return self._host.take_over(shard, [Place(*place) for place in places], locations, *how)
+
+    def forget(self, shard: str) -> None:
+        self._host.forget(shard)
 
     def flush(self, timeout_s: float) -> dict[str, int]:
         return self._host.flush(timeout_s)
@@ -73,6 +76,20 @@ class Household:
         self._homes = Homes(_journals_of(settings, pipeline), settings.shard_buffer_bytes_max)
         self._store = open_store(settings.root, settings.storage_options(), settings.metadata)
         self._met: set[str] = set()
+        self._plan: Plan | None = None
+
+    def plan(self) -> Plan:
+        self._plan = read_plan(self._store, self._plan)
+        return self._plan
+
+    def change_shards(self, shards: int) -> None:
+        change_shards(self._store, shards, self._settings.replicas)
+
+    def dismiss(self, actor: str) -> None:
+        if self._counted(actor):
+            raise Unavailable(f"{actor} stays: some shard counts on a journal that it has")
+        self._end(actor)
+        self._met.discard(actor)
 
     def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> RemoteActor | None:
         running = _running(actor)
@@ -117,11 +134,37 @@ class Household:
 
     def _counted(self, actor: str) -> set[str]:
         """The ids of the journals of ``actor`` that some shard counts on. Raises `Unavailable` when nobody can say."""
-        shards = shard_names(self._settings.shards)
-        decided, trouble = read_decided(self._store, shards, DECIDED_DEADLINE_S)
-        if trouble is not None:
-            raise Unavailable(trouble)
+        record, _ = read_pipeline(self._store)
+        decided = read_all_decided(self._store, shard_names(record.most), DECIDED_DEADLINE_S)
         return {member.id for state in decided.values() for member in state.members if member.actor == actor}
+
+
+def read_plan(store: MetadataStore, known: Plan | None) -> Plan:
+    """Which shards there should be, and what is left of others; ``known`` was true before. Raises `Unavailable`."""
+    record, version = read_pipeline(store)
+    if known is not None and known.version == version and known.settled:
+        return known
+    names = shard_names(record.most if record.most > record.shards else 0)
+    decided = read_all_decided(store, names, DECIDED_DEADLINE_S)
+    return plan_of(version, record.shards, record.most, decided)
+
+
+def change_shards(store: MetadataStore, shards: int, replicas: int) -> None:
+    """Decide that there should be so many. Raises `ConfigurationError`, `Conflict` or `Unavailable`."""
+    if shards < replicas:
+        raise ConfigurationError(
+            f"{replicas} copies of everything need as many shard actors: give at least {replicas} shards, not {shards}"
+        )
+    record, version = read_pipeline(store)
+    if record.shards == shards:
+        return
+    changed = record.changed(shards)
+    try:
+        store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(changed), version)
+    except (Conflict, OutcomeUnknown):
+        stands, _ = read_pipeline(store)
+        if stands.nonce != changed.nonce:
+            raise Conflict(f"somebody else chose {stands.shards} shards meanwhile: look, and decide") from None
 
 
 def _running(actor: str) -> Any:

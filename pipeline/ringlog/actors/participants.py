@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ringlog.replication import Message, Output, Participant
 from ringlog.settings import Settings
 from ringlog.storage import Journal
+from ringlog.storage.journal import LOST
 
 Deliver = Callable[[Message], None]
 Effect = tuple[Output, Deliver]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A replica that a shard may have: its journal's id, the shard actor it lives on, and where that listens."""
+
+    id: str
+    actor: str
+    location: str
 
 
 class HostedParticipant:
@@ -54,6 +66,12 @@ class HostedParticipant:
         """Finish what is waiting and close the journal."""
         self._effects.put(None)
         self._thread.join()
+
+    def remove(self) -> None:
+        """Close the journal, and remove it; what was set aside in it stays."""
+        self.close()
+        if not list(self._journal.folder.glob(f"{LOST}*")):
+            shutil.rmtree(self._journal.folder)
 
     def _run(self) -> None:
         try:

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ import pyarrow as pa
 
 from ringlog.actors.archiver import Archiver, Unflushed
 from ringlog.actors.followers import Followers
-from ringlog.actors.participants import HostedParticipant
+from ringlog.actors.participants import HostedParticipant, Place
 from ringlog.actors.payloads import gap_record, invalid, rows
 from ringlog.actors.status import parts
 from ringlog.errors import Conflict, Fenced, InvalidRecord, OutcomeUnknown, RinglogError, Unavailable
@@ -44,6 +43,7 @@ from ringlog.replication import (
     Participant,
     ReadState,
     ReadStored,
+    Retired,
     Standing,
     Stored,
     Submit,
@@ -62,15 +62,6 @@ CALL_DEADLINE_S = 5.0
 CLOSE_DEADLINE_S = 1.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A replica that a shard may have: its journal's id, the shard actor it lives on, and where that listens."""
-
-    id: str
-    actor: str
-    location: str
 
 
 class ShardHost:
@@ -105,6 +96,7 @@ class ShardHost:
         self._changes = 0  # how many times what is led or promised here has changed
         self._changed = threading.Condition()
         self._closing = False
+        self._forgetting = threading.Lock()
         self._trimmed = threading.Condition()
         self._stored: dict[str, int] = {}
         self._appended_bytes = 0
@@ -123,24 +115,31 @@ class ShardHost:
 
     def replica_id(self, shard: str) -> str:
         """The id of this actor's replica of ``shard``; its journal is made where there is none."""
-        return self._call(lambda: self._participant(shard).id)
+        with self._forgetting:
+            return self._call(lambda: self._participant(shard).id)
 
     def take_over(
-        self, shard: str, wished: Iterable[Place], locations: Mapping[str, str], accept_loss: bool = False
+        self,
+        shard: str,
+        wished: Iterable[Place],
+        locations: Mapping[str, str],
+        accept_loss: bool = False,
+        decision: int = 0,
+        retire: bool = False,
     ) -> int:
         """Lead ``shard``, with the members ``wished``; returns the epoch.
 
         ``locations`` says where each shard actor listens now. ``accept_loss``: an operator gives up what only members
-        that do not answer hold. Raises `Unavailable`, saying what is missing, when too
-        few members answer in time, and `Fenced` when somebody else was ahead.
+        that do not answer hold. ``decision`` wants the shard, or is to ``retire`` it: see `Takeover`. Raises
+        `Unavailable`, saying what is missing, when too few answer in time, and `Fenced` when somebody else was ahead.
         """
         places = list(wished)
         found = self._store.get(shard_key(shard))
         state = shard_state_from_bytes(found.value) if found else None
         future: Future[int] = Future()
 
-        def settle(answer: Leads | Outpaced) -> None:
-            if isinstance(answer, Leads):
+        def settle(answer: Leads | Retired | Outpaced) -> None:
+            if isinstance(answer, Leads | Retired):
                 future.set_result(answer.epoch)
             else:
                 future.set_exception(Fenced(f"another candidate for {shard} was ahead", answer.epoch))
@@ -159,16 +158,27 @@ class ShardHost:
                 time.monotonic(),
                 gap_record(shard, time.time_ns()),
                 accept_loss,
+                decision,
+                retire,
             )
 
-        self._call(lambda: self._participant(shard))
-        self._inbox.put(lambda: self._drive(shard, begin))
+        with self._forgetting:
+            self._call(lambda: self._participant(shard))
+            self._inbox.put(lambda: self._drive(shard, begin))
+            self._call(lambda: None)
         try:
             return future.result(TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0))
         except FutureTimeoutError:
             raise Unavailable(
                 f"the takeover of {shard} waits for {self._call(lambda: self._waits_for(shard))}"
             ) from None
+
+    def forget(self, shard: str) -> None:
+        """Remove this actor's journal of ``shard``: it is retired, and nobody counts on it."""
+        with self._forgetting:  # nobody opens it before it is gone
+            hosted = self._call(lambda: self._forget(shard))
+            if hosted is not None:
+                hosted.remove()
 
     def status(self, locations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What this actor leads and keeps, as plain values; ``locations`` is where the others listen now."""
@@ -308,6 +318,14 @@ class ShardHost:
             self._participants[shard] = HostedParticipant(self.actor, folder, shard, self._settings, self._on_failure)
             self._note_change()
         return self._participants[shard]
+
+    def _forget(self, shard: str) -> HostedParticipant | None:
+        hosted = self._participants.get(shard)
+        if hosted is None or hosted.core.leader is not None or hosted.core.takeover is not None:
+            return None
+        self._deadlines.pop(shard, None)
+        self._note_change()
+        return self._participants.pop(shard)
 
     def _leader(self, shard: str) -> Leader | None:
         return self._participants[shard].core.leader if shard in self._participants else None
@@ -454,7 +472,8 @@ class ShardHost:
 
     def _note_stored(self, shard: str, end: int, fence: int) -> None:
         def trim() -> None:
-            self._drive(shard, lambda one: one.stored(end, fence))
+            if shard in self._participants:
+                self._drive(shard, lambda one: one.stored(end, fence))
             self._note_goal(shard, end)
 
         self._inbox.put(trim)

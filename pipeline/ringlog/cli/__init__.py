@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ringlog.cli import bench, demo, doctor, maintain, operate, read, recover, schema, status, write
+from ringlog.cli import bench, demo, doctor, maintain, operate, read, recover, schema, shards, status, write
 from ringlog.cli.show import errors
 from ringlog.errors import RinglogError
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (operate, status, recover, doctor, write, read, schema, maintain, demo, bench):
+for module in (operate, status, shards, recover, doctor, write, read, schema, maintain, demo, bench):
     for command in module.COMMANDS:
         app.command()(command)
 

@@ -22,7 +22,7 @@ from ringlog.storage import Snapshot, Table
 
 def up(
     root: Annotated[str | None, typer.Option(help="A local folder or s3://bucket/prefix.")] = None,
-    shards: Annotated[int | None, typer.Option(help="Shard actors; fixed once the root is in use.")] = None,
+    shards: Annotated[int | None, typer.Option(help="Shards of a new root; `ringlog shards` changes it.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Copies of each batch that is not archived yet.")] = None,
     journal_dir: Annotated[str | None, typer.Option(help="Local folder of the journals, on every node.")] = None,
 ) -> None:

@@ -56,6 +56,8 @@ def _remarks(found: dict[str, Any]) -> Iterator[Text]:
             yield Text(f"{name} is UNAVAILABLE: `ringlog recover` says what it needs", style="bold red")
         for epoch, start in shard["gaps"] or ():
             yield Text(gap_line(name, epoch, start), style="yellow")
+    for actor in found["lingering"]:
+        yield Text(f"{actor} ends once no shard counts on its journals", style="dim")
     for actor, one in found["actors"].items():
         if one["archive_trouble"]:
             yield Text(show.plain(f"{actor} cannot archive: {one['archive_trouble']}"), style="red")
@@ -71,7 +73,7 @@ def _row(name: str, shard: dict[str, Any]) -> tuple[Any, ...]:
         return (name, shard["condition"], "none", *[""] * 6, trouble)
     return (
         name,
-        shard["condition"],
+        "retiring" if shard["retiring"] else shard["condition"],
         shard["leader"],
         shard["epoch"],
         shard["committed"],

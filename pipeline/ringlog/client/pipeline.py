@@ -229,11 +229,26 @@ class Pipeline:
         return take_cut(self._tails, self._table, self._settings.promoted)
 
     def _tails(self) -> tuple[list[Tail], list[str]]:
-        """Every shard's unflushed part, read at the same time; the shards that did not give one."""
-        shards = self._sender.routes.shards
-        found = list(self._reads.map(self._tail, shards))
-        tails = [tail for tail in found if tail is not None]
-        return tails, [shard for shard, tail in zip(shards, found, strict=True) if tail is None]
+        """Every shard's unflushed part, read at the same time; the shards that did not give one.
+
+        The routes that are known may be old. So it is asked now which shards there are: something may have been
+        acknowledged by one that was added since. Raises `Unavailable` when nobody can say.
+        """
+        asked = self._reads.submit(self._shards)
+        known = self._sender.routes.shards
+        found = dict(zip(known, self._reads.map(self._tail, known), strict=True))
+        shards = asked.result()
+        added = [shard for shard in shards if shard not in found]
+        found.update(zip(added, self._reads.map(self._tail, added), strict=True))
+        tails = [tail for tail in found.values() if tail is not None]
+        return tails, [shard for shard in shards if found[shard] is None]
+
+    def _shards(self) -> tuple[str, ...]:
+        """Those that are not retired, heard of now: from the router, or where that is away, from who decides it."""
+        try:
+            return self._sender.refresh().shards
+        except Unavailable:
+            return self._transport.shards()
 
     def _tail(self, shard: str) -> Tail | None:
         deadline = time.monotonic() + READ_DEADLINE_S
@@ -251,6 +266,8 @@ class Pipeline:
                 routes = self._sender.refresh()
             except Unavailable:
                 continue
+            if shard not in routes.shards:  # it is retired: the table has all of it
+                return Tail(shard, 0, 0, ())
 
 
 class _Live:

@@ -132,6 +132,26 @@ class Producer:
         step.routes = True
         return step
 
+    def retired(self) -> tuple[Step, list[Batch]]:
+        """The shard is no more. Whoever may be stored there is told so; the others are not, and may go elsewhere.
+
+        Should it ever come back, this producer begins a new epoch there.
+        """
+        step = Step()
+        elsewhere: list[Batch] = []
+        self._lost()
+        for batch in (*self._pending, *self._waiting):
+            if batch.doubtful and not batch.told:
+                step.results.append((batch.caller, self._unknown()))
+            elif not batch.told:
+                elsewhere.append(batch)
+        self._pending.clear()
+        self._waiting.clear()
+        self.leader_epoch = None
+        self.producer_epoch += 1
+        self._next = 0
+        return step, elsewhere
+
     def tick(self, now: float) -> Step:
         """Resume after a pause, and tell whoever has waited for too long."""
         step = Step()

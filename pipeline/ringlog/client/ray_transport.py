@@ -21,6 +21,10 @@ class RayTransport(FlightTransport):
         """See `Transport`."""
         return Routes.from_plain(self._cluster.routes(key_bytes, known, wait_s))
 
+    def shards(self) -> tuple[str, ...]:
+        """See `Transport`."""
+        return self._cluster.shards()
+
     def fields(self) -> Mapping[str, Any]:
         """See `Transport`."""
         return process_fields()

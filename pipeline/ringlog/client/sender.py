@@ -216,8 +216,13 @@ class Sender:
             callers = [caller for _, caller in group.pieces]
             deadline = min(caller.submission.deadline for caller in callers)
             batch = Batch(pack(group.batch()), group.rows, acks, deadline, callers)
-            producer = self._producer(shard, acks == "stored")
-            self._do(shard, producer.submit(batch, now))
+            self._hand(shard, batch, now)
+
+    def _hand(self, shard: str, batch: Batch, now: float) -> None:
+        producer = self._producer(shard, batch.acks == "stored")
+        self._do(shard, producer.submit(batch, now))
+        if producer.leader_epoch is None:  # its stream ended while nothing was on its way
+            self._connect(shard)
 
     def _producer(self, shard: str, stored: bool) -> Producer:
         """One of its own for what waits for the table: that may be away while journals go on acknowledging."""
@@ -370,6 +375,17 @@ class Sender:
         for then in awaiting:
             then()
 
+    def _leave(self, shard: str, producer: Producer) -> None:
+        """It is retired: what is surely not stored there goes to another shard, what may be is told so."""
+        try:
+            other = self._routes.ring.owner(shard.encode())
+        except Unavailable:
+            return  # with later routes
+        step, elsewhere = producer.retired()
+        self._do(shard, step)
+        for batch in elsewhere:
+            self._hand(other, batch, time.monotonic())
+
     def _fail(self, error: BaseException) -> None:
         """An event raised what nothing foresees: whoever waits hears in its own time that the outcome is unknown."""
         _logger.critical("nothing is sent any more; make another pipeline, and report this: %s", error, exc_info=error)
@@ -377,6 +393,9 @@ class Sender:
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:
             self._routes = routes
+        for shard, producer in self._each():
+            if len(producer) and shard not in self._routes.shards:
+                self._leave(shard, producer)
         for shard, producer in self._each():
             leading = self._routes.leaders.get(shard)
             if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:

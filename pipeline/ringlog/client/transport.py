@@ -40,6 +40,9 @@ class Transport(Protocol):
         ``key_bytes`` says what was sent for each key since the last call. Raises `Unavailable`.
         """
 
+    def shards(self) -> tuple[str, ...]:
+        """The shards that are not retired, from who decides it: slower than `routes`. Raises `Unavailable`."""
+
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
         """A stream to a leader. Raises `Unavailable`."""
 
@@ -117,6 +120,10 @@ class MemoryTransport:
     ) -> Routes:
         """One shard, always led."""
         return Routes(1, (self._SHARD,), {self._SHARD: Leading(self._SHARD, "memory", "memory", 1)})
+
+    def shards(self) -> tuple[str, ...]:
+        """One."""
+        return (self._SHARD,)
 
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:  # noqa: ARG002
         """A stream that answers at once."""

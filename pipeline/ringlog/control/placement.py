@@ -1,8 +1,11 @@
-"""Which shard actors keep a replica of which shard."""
+"""Which shard actors keep a replica of which shard, and which shards there are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ringlog.replication import ShardState
 
 
 def shard_names(count: int) -> tuple[str, ...]:
@@ -22,3 +25,54 @@ def members_of(shard: str, shards: Sequence[str], actors: Sequence[str], replica
     """
     first = shards.index(shard)
     return tuple(actors[(first + step) % len(actors)] for step in range(replicas))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the pipeline's record of one ``version`` wants, and how far that is.
+
+    ``shards`` are those that should be; ``retiring`` are led, but take no new keys, until they can be retired for good.
+    ``lingering`` are the actors of none of these on whose journals some shard still counts; ``gone`` are the names of
+    shards that are retired, and on whose actors nobody counts any more.
+    """
+
+    version: int
+    shards: tuple[str, ...]
+    retiring: tuple[str, ...] = ()
+    lingering: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    @property
+    def led(self) -> tuple[str, ...]:
+        """The shards that are to have a leader."""
+        return self.shards + self.retiring
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """The shard actors that are to run."""
+        return self.led + self.lingering
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of an earlier number of shards is left to be done."""
+        return not self.retiring and not self.lingering
+
+    def members(self, shard: str, replicas: int) -> tuple[str, ...]:
+        """The actors that should keep ``shard``. One that is to be retired stays with those that it had."""
+        names = self.shards if shard in self.shards else self.led
+        return members_of(shard, names, names, replicas)
+
+
+def plan_of(version: int, shards: int, most: int, decided: Mapping[str, ShardState]) -> Plan:
+    """The plan for ``shards`` of ``most`` that there ever were; ``decided`` is what the metadata says of each of them.
+
+    >>> plan_of(1, 3, 3, {}).actors
+    ('shard-0', 'shard-1', 'shard-2')
+    """
+    names = shard_names(most)
+    wanted, others = names[:shards], names[shards:]
+    retiring = tuple(one for one in others if one in decided and decided[one].state != "retired")
+    counted = {member.actor for state in decided.values() for member in state.members}
+    left = tuple(one for one in others if one not in retiring)
+    lingering = tuple(one for one in left if one in counted)
+    return Plan(version, wanted, retiring, lingering, tuple(one for one in left if one not in counted))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ringlog.control.placement import members_of
+from ringlog.control.placement import Plan, members_of
 from ringlog.errors import Unavailable
 
 Statuses = Mapping[str, Mapping[str, Any]]
@@ -51,8 +51,17 @@ class Reconciler:
         self.actors = tuple(actors)
         self._replicas = replicas
         self._quorum = quorum
+        self._wished = {shard: members_of(shard, self.shards, self.actors, replicas) for shard in self.shards}
         self._attempts: dict[str, _Attempts] = {}
         self._calm_since: float | None = None
+        self._settled = True
+
+    def follow(self, plan: Plan) -> None:
+        """From now on, these are the shards and the actors that there should be."""
+        self.shards, self.actors = plan.led, plan.actors
+        self._wished = {shard: plan.members(shard, self._replicas) for shard in plan.led}
+        self._attempts = {shard: tries for shard, tries in self._attempts.items() if shard in self.shards}
+        self._settled = plan.settled
 
     def decide(
         self, statuses: Statuses, now: float, leaving: Collection[str] = (), moving: str | None = None
@@ -66,7 +75,8 @@ class Reconciler:
         wanted = [
             takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now, leaving, moving))
         ]
-        if self._attempts or leaving or moving or len(statuses) < len(self.actors):
+        away = any(actor not in statuses for actor in self.actors)
+        if self._attempts or leaving or moving or away or not self._settled:
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
@@ -133,7 +143,7 @@ class Reconciler:
 
     def wished(self, shard: str) -> tuple[str, ...]:
         """The actors that should keep ``shard``, the one that should lead it first."""
-        return members_of(shard, self.shards, self.actors, self._replicas)
+        return self._wished[shard]
 
     def _decide(
         self, shard: str, statuses: Statuses, now: float, leaving: Collection[str], moving: str | None

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ringlog.errors import ConfigurationError
-from ringlog.metadata.decided import read_decided
+from ringlog.metadata.decided import read_all_decided, read_decided, read_pipeline
 from ringlog.metadata.file import FileStore
 from ringlog.metadata.memory import MemoryStore
 from ringlog.metadata.s3 import S3Store
 from ringlog.metadata.store import MetadataStore, Versioned
 from ringlog.settings import local_path
 
-__all__ = ["FileStore", "MemoryStore", "MetadataStore", "S3Store", "Versioned", "open_store", "read_decided"]
+__all__ = [
+    "FileStore",
+    "MemoryStore",
+    "MetadataStore",
+    "S3Store",
+    "Versioned",
+    "open_store",
+    "read_all_decided",
+    "read_decided",
+    "read_pipeline",
+]
 
 FOLDER = "_ringlog/metadata"
 

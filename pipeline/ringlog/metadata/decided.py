@@ -7,8 +7,14 @@ import threading
 import time
 from collections.abc import Iterable
 
-from ringlog.errors import RinglogError
-from ringlog.metadata.records import shard_key, shard_state_from_bytes
+from ringlog.errors import CorruptionError, RinglogError, Unavailable
+from ringlog.metadata.records import (
+    PIPELINE_KEY,
+    PipelineRecord,
+    pipeline_from_bytes,
+    shard_key,
+    shard_state_from_bytes,
+)
 from ringlog.metadata.store import MetadataStore
 from ringlog.replication import ShardState
 
@@ -49,3 +55,19 @@ def read_decided(
         elif answer is not None:
             trouble = f"the metadata store cannot be read: {answer}"
     return decided, trouble
+
+
+def read_pipeline(store: MetadataStore) -> tuple[PipelineRecord, int]:
+    """The pipeline's record, and its version. Raises `Unavailable`, and `CorruptionError` where there is none."""
+    found = store.get(PIPELINE_KEY)
+    if found is None:
+        raise CorruptionError("the root has no metadata: put back its folder `_ringlog`, or what etcd had of it")
+    return pipeline_from_bytes(found.value), found.version
+
+
+def read_all_decided(store: MetadataStore, shards: Iterable[str], timeout_s: float) -> dict[str, ShardState]:
+    """The state of every shard that has one. Raises `Unavailable` when it cannot be said of all of them."""
+    decided, trouble = read_decided(store, shards, timeout_s)
+    if trouble is not None:
+        raise Unavailable(trouble)
+    return decided

@@ -49,22 +49,22 @@ from ringlog.replication.output import (
     Promise,
     Refused,
     Replace,
+    Retired,
     StoreOp,
     Write,
 )
 from ringlog.replication.participant import Participant
-from ringlog.replication.replica import Replica, ReplicaState, applied, is_still_itself
-from ringlog.replication.takeover import (
-    GAP_PRODUCER,
+from ringlog.replication.questions import (
     CompareAndSet,
     Opened,
     ReadState,
     ReadStored,
     Standing,
     Stored,
-    Takeover,
     Unanswered,
 )
+from ringlog.replication.replica import Replica, ReplicaState, applied, is_still_itself
+from ringlog.replication.takeover import GAP_PRODUCER, Takeover
 
 __all__ = [
     "GAP_PRODUCER",
@@ -114,6 +114,7 @@ __all__ = [
     "ReplicaState",
     "Reply",
     "Request",
+    "Retired",
     "Seal",
     "Sealed",
     "ShardState",

@@ -11,6 +11,7 @@ SL-7  A read that begins after an acknowledgement shows that entry, once.
 SL-8  A replica's promise never falls, and it stores nothing below it.
 SL-9  A journal that lost what it promised never votes as who it was.
 SL-10 After faults stop and a majority is reachable, every shard opens and every pending append is answered.
+SL-11 A retired shard commits nothing until a later decision takes it up; then it goes on where it ended.
 ===== ============================================================================================
 
 A violation raises; it is never an assert, and whoever meets it stops. Cores call these on what they know alone, the
@@ -107,3 +108,9 @@ def answered(shard: str, is_open: bool, pending: Iterable[object], after_s: floa
     if not is_open or pending:
         state = "open" if is_open else "not open"
         raise Violation("SL-10", f"{after_s:g} s without a fault, {shard} is {state}, and {pending} wait")
+
+
+def at_rest(shard: str, retired: int, decision: int) -> None:
+    """SL-11: ``shard`` moves by a ``decision`` later than the one by which it was ``retired`` last; 0: it never was."""
+    if retired and decision <= retired:
+        raise Violation("SL-11", f"{shard} was retired by decision {retired}, and moves by decision {decision}")

@@ -248,14 +248,19 @@ class ShardState:
     own write from another's when an answer was lost. ``accepted`` is the epoch whose takeover last went on, by an
     operator's word, without members that it needed: ``members`` are only those that had answered, since then. ``gaps``
     are the losses: from ``(epoch, start)``, what earlier epochs had acknowledged at ``start`` and above may be gone.
+
+    A shard that is **retired** has no members: the table holds all of it, up to ``ended``, and only a decision later
+    than ``retired``, the one by which it was, may take it up again; its log then goes on at ``ended``.
     """
 
     shard: str
     epoch: int
-    state: Literal["claimed", "open"]
+    state: Literal["claimed", "open", "retired"]
     claimant: str
     nonce: str
     members: tuple[Member, ...]
     quorum: int
     accepted: int = 0
     gaps: tuple[Boundary, ...] = ()
+    retired: int = 0
+    ended: int = 0

@@ -113,7 +113,14 @@ class Outpaced:
     epoch: int
 
 
-Answer = Accepted | Full | Refused | Deposed | NotLeading | Confirmation | Leads | Outpaced
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The takeover of ``epoch`` has retired the shard: nobody leads it, and the table holds all of it."""
+
+    epoch: int
+
+
+Answer = Accepted | Full | Refused | Deposed | NotLeading | Confirmation | Leads | Outpaced | Retired
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from typing import Any
 from ringlog.replication.dedup import PRODUCERS_MAX
 from ringlog.replication.leader import Leader
 from ringlog.replication.messages import Member, Reply, Request, ShardState, Submit
-from ringlog.replication.output import NOTHING, Leads, NotLeading, Outpaced, Output
+from ringlog.replication.output import NOTHING, Leads, NotLeading, Outpaced, Output, Retired
+from ringlog.replication.questions import Standing, Stored, Unanswered
 from ringlog.replication.replica import Replica, ReplicaState
-from ringlog.replication.takeover import Standing, Stored, Takeover, Unanswered
+from ringlog.replication.takeover import Takeover
 
 
 class Participant:
@@ -70,12 +71,15 @@ class Participant:
         now: float,
         gap: bytes,
         accept_loss: bool = False,
+        decision: int = 0,
+        retire: bool = False,
     ) -> Output:
-        """Try to lead the shard; ``caller`` hears `Leads` or `Outpaced`. See `Takeover`.
+        """Try to lead the shard, or to retire it; ``caller`` hears `Leads`, `Retired` or `Outpaced`. See `Takeover`.
 
-        A try that is under way gives way to this one, unless it is opening: that is never walked away from.
+        A try that is under way gives way to this one, unless it is about to open, or to retire: that is never walked
+        away from.
         """
-        if self.takeover is not None and self.takeover.phase == "open":
+        if self.takeover is not None and self.takeover.phase in ("open", "retire"):
             return Output(reply=((caller, Outpaced(self.takeover.epoch)),))
         ended = self._end_takeover()
         self._asked_for = caller
@@ -91,8 +95,10 @@ class Participant:
             gap,
             accept_loss,
             self._producers_max,
+            decision,
+            retire,
         )
-        return ended + self.takeover.start(now)
+        return ended + self._after_takeover(self.takeover.start(now))
 
     def append(self, caller: Any, submit: Submit, now: float) -> Output:
         """Append one batch, addressed to the leader of its epoch. See `Leader.append`."""
@@ -135,8 +141,12 @@ class Participant:
         takeover = self.takeover
         if takeover is None or takeover.phase not in ("done", "lost"):
             return output
-        if takeover.opened is None:
+        if takeover.phase == "lost":
             return output + self._end_takeover()
+        if takeover.opened is None:
+            output += Output(reply=((self._asked_for, Retired(takeover.epoch)),))
+            self.takeover, self._asked_for = None, None
+            return output
         opened = takeover.opened
         output += Output(reply=((self._asked_for, Leads(takeover.epoch)),))
         self.takeover, self._asked_for = None, None

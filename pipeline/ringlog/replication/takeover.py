@@ -9,7 +9,7 @@ in the log, by a gap record, and in the metadata store.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from ringlog.replication import invariants
@@ -30,6 +30,7 @@ from ringlog.replication.messages import (
     ShardState,
 )
 from ringlog.replication.output import NOTHING, Output
+from ringlog.replication.questions import CompareAndSet, Opened, ReadState, ReadStored, Standing, Stored, Unanswered
 from ringlog.replication.quorum import agreement, best, seals_needed, trimmed_boundaries
 
 RESEND_S = 1.0
@@ -48,78 +49,7 @@ GAP_PRODUCER = "ringlog-gap"
 """Who writes gap records: a producer of its own for each epoch that begins with one."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompareAndSet:
-    """To the metadata store: write ``state`` where the version still is ``expected`` (0: where there is nothing)."""
-
-    state: ShardState
-    expected: int
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """From the metadata store, read after any write: what stands there now, under which version (None and 0: nothing).
-
-    ``nonce``, here and below, is that of the takeover that asked: an answer to an earlier one is none to this one.
-    """
-
-    shard: str
-    nonce: str
-    state: ShardState | None
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadState:
-    """To the metadata store: what stands there for ``shard`` now?"""
-
-    shard: str
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadStored:
-    """To the table: its transaction version for ``shard``, read now.
-
-    ``fence``: from now on, only leaders of this epoch or later may archive the shard. It is there when an operator
-    accepted a loss: a leader that was given up for lost could otherwise come back and archive what it has.
-    """
-
-    shard: str
-    nonce: str
-    fence: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """From the table."""
-
-    shard: str
-    nonce: str
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """From the metadata store or the table: the call ended without an answer. It may have been carried out."""
-
-    shard: str
-    nonce: str
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The epoch is open: what its leader begins with. ``boundaries`` ends with this epoch's."""
-
-    state: ShardState
-    version: int
-    trimmed: int
-    entries: tuple[Entry, ...]
-    producers: Producers
-
-
-Phase = Literal["claim", "seal", "accept", "table", "verify", "fetch", "join", "open", "done", "lost"]
+Phase = Literal["claim", "seal", "accept", "table", "verify", "fetch", "join", "open", "retire", "done", "lost"]
 
 
 class Takeover:
@@ -127,7 +57,13 @@ class Takeover:
 
     ``found`` is the shard's state in the metadata store with its version, None and 0 where there is none. ``wished``
     are the members that the new epoch should have, with the ids that their journals have now; ``nonce`` is unique to
-    this try. When `phase` is ``done``, `opened` has the result; ``lost``: somebody else is ahead, stand down.
+    this try. When `phase` is ``done``, `opened` has the result, None where the shard is retired now; ``lost``: somebody
+    else is ahead, stand down.
+
+    ``decision`` counts the decisions about which shards there are, and is the one by which this one is wanted, or with
+    ``retire`` is to be retired for good. Then the epoch does not open where the table holds all of the log: nobody ever
+    leads it, and the former members serve none below it. Where it holds less, the epoch opens as any other, and its
+    leader archives the rest. A decision that is no later than one by which the shard was retired before moves nothing.
 
     ``accept_loss``: an operator accepts that what only the members that do not answer hold is lost. That is decided in
     the metadata store before anything follows from it. Whichever takeover opens next owes the log a record that says
@@ -148,6 +84,8 @@ class Takeover:
         gap: bytes,
         accept_loss: bool = False,
         producers_max: int = PRODUCERS_MAX,
+        decision: int = 0,
+        retire: bool = False,
     ) -> None:
         self.shard = shard
         self.candidate = candidate
@@ -159,11 +97,16 @@ class Takeover:
         self.former_quorum = found.quorum if found else quorum
         self.accepted = found.accepted if found else 0
         self.gaps = found.gaps if found else ()
+        self.retired = found.retired if found else 0
+        self.ended = found.ended if found else 0
         self.epoch = found.epoch + 1 if found else 1
         self.phase: Phase = "claim"
         self.opened: Opened | None = None
         self._gap = gap
         self._accept_loss = accept_loss
+        self._decision = decision
+        self._retire = retire
+        self._outdated = bool(found and (retire or found.state == "retired") and decision <= found.retired)
         self._version = version
         self._unanswered = ""
         self._sealed: dict[str, Sealed] = {}
@@ -182,6 +125,9 @@ class Takeover:
 
     def start(self, now: float) -> Output:
         """Claim the epoch."""
+        if self._outdated:
+            self.phase = "lost"
+            return NOTHING
         return self._output((self._claim(),), now)
 
     def tick(self, now: float) -> Output:
@@ -248,6 +194,8 @@ class Takeover:
             self.former_quorum,
             self.accepted,
             self.gaps,
+            self.retired,
+            self.ended,
         )
         return CompareAndSet(state, self._version)
 
@@ -262,7 +210,7 @@ class Takeover:
 
     def _took_state(self, state: ShardState | None, version: int, now: float) -> Output:
         """The nonce tells whose write stands there, also when the answer to our own was lost."""
-        if self.phase not in ("claim", "accept", "verify", "open"):
+        if self.phase not in ("claim", "accept", "verify", "open", "retire"):
             return NOTHING
         if state is None or state.nonce != self.nonce:
             self.phase = "lost"
@@ -274,9 +222,11 @@ class Takeover:
             return self._took_acceptance(state, now)
         if self.phase == "verify":
             return self._nobody_went_on()
-        if state.state != "open":  # our open did not arrive yet: an open is not walked away from
-            return self._output((self._opening(),), now)
+        if state.state == "claimed":  # it did not arrive yet, and is not walked away from
+            return self._output((self._opening() if self.phase == "open" else self._retiring(),), now)
         self.phase = "done"
+        if state.state == "retired":
+            return NOTHING
         self.opened = Opened(state, version, self._stored, self._entries, self._producers)
         return NOTHING
 
@@ -284,7 +234,7 @@ class Takeover:
         """And yet the table holds more than the members: that cannot be."""
         if self._best is None:
             known = "no member (if the folder `_ringlog` of the root was removed, put it back, or choose another root)"
-            invariants.kept(f"{self.shard}, of which the metadata store knows {known},", self._stored, 0)
+            invariants.kept(f"{self.shard}, of which the metadata store knows {known},", self._stored, self.ended)
         else:
             invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         return NOTHING
@@ -292,7 +242,7 @@ class Takeover:
     def _seal_former(self, now: float) -> Output:
         self.phase = "seal"
         self._grace = now + (LOSS_GRACE_S if self._accept_loss else GRACE_S)
-        if not self.former:  # the first epoch: there is nothing to fence
+        if not self.former:  # the first epoch, or it was retired: there is nothing to fence
             return self._read_table(now)
         return self._output(self._seals(), now)
 
@@ -355,7 +305,7 @@ class Takeover:
 
         The archiver will look where it ends.
         """
-        if now >= self._table_due and self._sealed and not self._owes_gap():
+        if now >= self._table_due and self._sealed and not self._owes_gap() and not self._retire:
             known = max(log.trimmed for log in self._sealed.values())
             return self._took_version(Stored(self.shard, self.nonce, known), now)
         if self._unanswered:
@@ -371,13 +321,20 @@ class Takeover:
             return self._join_all(now)
         own_first = sorted(self._sealed.values(), key=lambda log: log.id != self.own)
         self._best = best(own_first) if own_first else None  # of equals one's own, which travels nowhere
-        if self._stored > (self._best.end if self._best else 0):
+        if self._stored > (self._best.end if self._best else self.ended):
             # A later epoch has opened and archived, and this one is lost; or else what the members held is.
             self.phase = "verify"
             return self._output((ReadState(self.shard, self.nonce),), now)
-        if self._best is None:  # the first epoch
+        if self._best is None:
+            invariants.in_order(self.shard, self.ended, self._stored, self._stored)
+        else:
+            invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
+        if self._retire and not self._owes_gap() and (self._best is None or self._best.end == self._stored):
+            self.phase = "retire"
+            return self._output((self._retiring(),), now)
+        if self._best is None:  # the first epoch; or nobody knows any more who wrote what lies below
+            self._producers = ProducerTable(self._producers_max, self._stored).to_plain()
             return self._join_all(now)
-        invariants.in_order(self.shard, self._best.trimmed, self._stored, self._best.end)
         self.phase = "fetch"
         return self._again(self._fetches(), now)
 
@@ -469,6 +426,11 @@ class Takeover:
         members = tuple(member for id, member in self.wished.items() if id in self._joined)
         claimed = self._claim().state
         state = replace(claimed, state="open", members=members, quorum=self.quorum)
+        return CompareAndSet(state, self._version)
+
+    def _retiring(self) -> CompareAndSet:
+        """From here on nobody counts on any member: the table holds all of it."""
+        state = replace(self._claim().state, state="retired", members=(), retired=self._decision, ended=self._stored)
         return CompareAndSet(state, self._version)
 
     def _again(self, send: tuple[Any, ...], now: float) -> Output:

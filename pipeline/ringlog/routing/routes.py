@@ -29,6 +29,8 @@ class Leading:
 class Routes:
     """One version of the routes. ``shards`` are all there are; those without an entry in ``leaders`` are unavailable.
 
+    ``retiring`` are those among them that take no new records: what is on its way there comes to its end.
+
     ``committed`` is how far each shard was at least when the routes were made. ``weights`` scale each shard's part of
     the ring; ``loads`` are bytes per second, for the choice between two; ``pins`` name the shard of those few heavy
     keys that bounded loads put elsewhere than the ring does.
@@ -41,11 +43,12 @@ class Routes:
     weights: Mapping[str, float] = field(default_factory=dict)
     loads: Mapping[str, float] = field(default_factory=dict)
     pins: Mapping[int, str] = field(default_factory=dict)
+    retiring: tuple[str, ...] = ()
 
     @cached_property
     def ring(self) -> Ring:
-        """The ring over the shards that have a leader. Raises `Unavailable` when none has."""
-        return Ring({shard: self.weights.get(shard, 1.0) for shard in self.leaders})
+        """The ring over the shards that have a leader and take records. Raises `Unavailable` when there is none."""
+        return Ring({shard: self.weights.get(shard, 1.0) for shard in self.leaders if shard not in self.retiring})
 
     def leader(self, shard: str) -> Leading:
         """The leader of ``shard``. Raises `Unavailable` when it has none."""
@@ -67,7 +70,7 @@ class Routes:
         """
         owners = self.ring.owners(keys.hashes)
         for hash, shard in self.pins.items():
-            if shard in self.leaders:
+            if shard in self.ring.nodes:
                 owners[keys.hashes == np.uint64(hash)] = self.ring.nodes.index(shard)
         if keys.keyless is not None:
             owners[keys.keyless] = self._lighter(draws)
@@ -98,14 +101,16 @@ class Routes:
             "weights": dict(self.weights),
             "loads": dict(self.loads),
             "pins": dict(self.pins),
+            "retiring": list(self.retiring),
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Routes:
         """The routes that `to_plain` described."""
         leaders = {shard: Leading(**leading) for shard, leading in plain["leaders"].items()}
-        spread = (plain[name] for name in ("committed", "weights", "loads", "pins"))
-        return cls(plain["version"], tuple(plain["shards"]), leaders, *spread)
+        committed, weights, loads, pins = (plain[name] for name in ("committed", "weights", "loads", "pins"))
+        retiring = tuple(plain["retiring"])
+        return cls(plain["version"], tuple(plain["shards"]), leaders, committed, weights, loads, pins, retiring)
 
 
 @dataclass(frozen=True)

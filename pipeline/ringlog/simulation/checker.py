@@ -39,6 +39,8 @@ class _Log:
     leaders: dict[int, str] = field(default_factory=dict)
     gaps: set[tuple[int, int]] = field(default_factory=set)
     stored: int = 0
+    retired: int = 0
+    """By which decision it is retired now, 0: it is not."""
 
     @property
     def end(self) -> int:
@@ -68,6 +70,8 @@ class Checker:
         self._lost: set[str] = set()
         self._acknowledged: dict[str, dict[bytes, Acknowledged]] = {}
         self._told: dict[bytes, Told] = {}
+        self.wanted: dict[str, int] = {}
+        """By which decision each shard was wanted last."""
         self.counts: Counter[str] = Counter()
 
     # What happens on disks and in the stores.
@@ -109,8 +113,14 @@ class Checker:
     def decided(self, state: ShardState) -> None:
         """The metadata store took ``state``."""
         self.counts[state.state] += 1
+        log = self._log(state.shard)
+        if state.state == "retired":
+            invariants.kept(f"all of {state.shard}", [log.end] * 2, [state.ended, log.stored])
+            log.retired = state.retired
+            return
+        invariants.at_rest(state.shard, log.retired, self.wanted.get(state.shard, 0))
         if state.state == "open":
-            log = self._log(state.shard)
+            log.retired = 0
             invariants.one_leader(state.epoch, log.leaders.setdefault(state.epoch, state.nonce), state.nonce)
             for gap in state.gaps:
                 if gap not in log.gaps:
@@ -206,6 +216,7 @@ class Checker:
             invariants.unchanged(entry.start, log.entries[at] if at is not None else None, entry)
 
     def _extend(self, log: _Log, entry: Entry) -> None:
+        invariants.at_rest(f"{entry}", log.retired, 0)
         invariants.follows(log.end, entry.start, entry.end, entry)
         key = (entry.producer, entry.producer_epoch, entry.sequence)
         invariants.new_sequence(entry.producer, entry.sequence, key not in log.sequences, log.sequences.get(key))

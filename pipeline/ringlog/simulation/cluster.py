@@ -22,6 +22,7 @@ from ringlog.replication import (
     ReadState,
     ReadStored,
     ReplicaState,
+    Retired,
     Standing,
     Stored,
     Submit,
@@ -41,6 +42,26 @@ FLUSH_S = (1.0, 6.0)
 COMMITS_MAX = 3
 SPEEDS = (0.5, 2.0)
 GAP = b"records may be missing here: an operator accepted the loss"
+
+
+class Decisions:
+    """Which shards there should be: decided one after the other, as by the versions of a pipeline's record."""
+
+    def __init__(self, shards: Sequence[str]) -> None:
+        self.version = 1
+        self.wanted = dict.fromkeys(shards, 1)
+        """By which decision each shard was wanted last."""
+        self.unwanted: dict[str, int] = {}
+        """By which decision each of those that should be retired was."""
+
+    def decide(self, shard: str, wanted: bool) -> None:
+        """From now on, it is wanted or not."""
+        self.version += 1
+        if wanted:
+            self.wanted[shard] = self.version
+            self.unwanted.pop(shard, None)
+        else:
+            self.unwanted[shard] = self.version
 
 
 @dataclass
@@ -63,6 +84,7 @@ class World:
     flush_bytes: int
     numbers: Random
     """Not for chance: makes ids."""
+    decisions: Decisions
 
     def unique(self, prefix: str) -> str:
         """A name that nothing else has."""
@@ -193,10 +215,13 @@ class Actor:
         self,
         shard: str,
         wished: Sequence[Member],
-        caller: Callable[[Leads | Outpaced], None],
+        caller: Callable[[Leads | Retired | Outpaced], None],
         accept_loss: bool = False,
+        decision: int | None = None,
+        retire: bool = False,
     ) -> None:
-        """Read the shard's state and try to lead it."""
+        """Read the shard's state and try to lead it, or to retire it; by the newest decision, unless told otherwise."""
+        by = self.world.decisions.wanted[shard] if decision is None else decision
 
         def begin(found: Any) -> None:
             if found is None:
@@ -207,7 +232,9 @@ class Actor:
             quorum, now = self.world.quorum, self.now()
             self.drive(
                 shard,
-                lambda one: one.take_over(caller, state, version, wished, quorum, nonce, now, GAP, accept_loss),
+                lambda one: one.take_over(
+                    caller, state, version, wished, quorum, nonce, now, GAP, accept_loss, by, retire
+                ),
             )
 
         self.participant(shard)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ringlog.control import Reconciler, TakeOver
 from ringlog.control.reconcile import leader_of
-from ringlog.replication import Leads, Outpaced
+from ringlog.replication import Leads, Outpaced, Retired
 from ringlog.simulation.cluster import Actor, World, places
 
 HEARTBEAT_S = 1.0
@@ -27,6 +27,10 @@ class Controller:
     committed: dict[str, int] = field(default_factory=dict)
     _statuses: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _reconciler: Reconciler | None = None
+    _known: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    _beats: int = 0
+    hears_every: int = 1
+    """How many beats pass until it hears of new decisions."""
 
     def __str__(self) -> str:
         return self.name
@@ -39,6 +43,9 @@ class Controller:
 
     def _beat(self) -> None:
         world = self.world
+        if self._beats % self.hears_every == 0:
+            self._known = dict(world.decisions.wanted), dict(world.decisions.unwanted)
+        self._beats += 1
         if self.up:
             self._decide()
             self._statuses = {}
@@ -66,9 +73,14 @@ class Controller:
                     self.committed[shard] = led["committed"]
         assert self._reconciler is not None
         for wanted in self._reconciler.decide(statuses, world.loop.now):
-            self._take_over(wanted)
+            self._take_over(wanted, self._known[0][wanted.shard])
+        for shard, decision in self._known[1].items():
+            leader = leader_of(shard, statuses)
+            alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
+            if leader is not None:
+                self._take_over(TakeOver(shard, leader, alive), decision, retire=True)
 
-    def _take_over(self, wanted: TakeOver) -> None:
+    def _take_over(self, wanted: TakeOver, decision: int, retire: bool = False) -> None:
         world = self.world
         candidate = world.actors[wanted.candidate]
         members = places(world, wanted.shard, wanted.members)
@@ -81,8 +93,11 @@ class Controller:
             wanted.shard,
             members,
             partial(self._took_over, wanted.shard),
+            False,
+            decision,
+            retire,
         )
 
-    def _took_over(self, shard: str, answer: Leads | Outpaced) -> None:
+    def _took_over(self, shard: str, answer: Leads | Retired | Outpaced) -> None:
         if isinstance(answer, Outpaced) and self._reconciler is not None:
             self._reconciler.failed(shard, self.world.loop.now)

@@ -33,6 +33,7 @@ KINDS = {
     "compaction": "the table is rewritten",
     "client crash": "a producer ends and a new one begins",
     "restart": "every process is killed at once",
+    "retirement": "a shard is retired for good, and later taken up again",
 }
 """The kinds of faults, with what each means."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ringlog.replication import Leads, Outpaced
+from ringlog.replication import Leads, Outpaced, Retired
 from ringlog.simulation.cluster import Actor, places
 
 if TYPE_CHECKING:
@@ -163,7 +163,15 @@ def _duel(simulation: Simulation) -> None:
             )
 
 
-def _ignore(_: Leads | Outpaced) -> None:
+def _retire(simulation: Simulation) -> None:
+    """One shard more, or one fewer, is wanted; controllers hear of it by and by."""
+    decisions = simulation.world.decisions
+    shard = simulation.loop.draw.choice(simulation.world.shards)
+    decisions.decide(shard, shard in decisions.unwanted)
+    simulation.loop.note(f"decision {decisions.version}: {shard} is {'not ' * (shard in decisions.unwanted)}wanted")
+
+
+def _ignore(_: Leads | Retired | Outpaced) -> None:
     """Nobody waits for this takeover."""
 
 
@@ -201,5 +209,6 @@ STRIKES: dict[str, Callable[[Simulation], None]] = {
     "compaction": lambda one: one.world.table.compact(),
     "client crash": lambda one: one.loop.draw.choice(one.clients).crash(),
     "restart": _restart,
+    "retirement": _retire,
 }
 """How each kind strikes; clocks differ from the start."""

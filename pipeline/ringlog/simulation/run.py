@@ -9,10 +9,10 @@ from functools import partial
 from random import Random
 
 from ringlog.control.placement import members_of
-from ringlog.replication import Leader, Leads, Member, Outpaced, Violation, invariants
+from ringlog.replication import Leader, Leads, Member, Outpaced, Retired, Violation, invariants
 from ringlog.replication.quorum import seals_needed
 from ringlog.simulation.checker import Checker, is_gap
-from ringlog.simulation.cluster import SPEEDS, Actor, World, places
+from ringlog.simulation.cluster import SPEEDS, Actor, Decisions, World, places
 from ringlog.simulation.controllers import Controller
 from ringlog.simulation.faults import BEYOND, Hits, Mix
 from ringlog.simulation.loop import Loop
@@ -78,12 +78,16 @@ class Simulation:
             draw.choice((1, 3, 4096)),
             draw.choice((100, 1000, 10000)),
             Random(seed ^ 0x5EED),
+            Decisions(shards),
         )
+        self.checker.wanted = self.world.decisions.wanted
         for number in range(count):
             name = f"actor-{number}"
             self.world.actors[name] = Actor(self.world, name)
         self.active_s = draw.uniform(8.0, 28.0)
-        self.controllers = [Controller(self.world, f"controller-{number}") for number in range(2)]
+        self.controllers = [
+            Controller(self.world, f"controller-{number}", hears_every=1 + 6 * number) for number in range(2)
+        ]
         self.clients = [
             Client(self.world, f"client-{number}", self.controllers, self.active_s)
             for number in range(draw.randint(1, 3))
@@ -191,6 +195,8 @@ class Simulation:
                 actor._resume(actor.incarnation)
             actor.restart()
         self.controllers[0].up, self.controllers[1].up = True, False
+        for shard in list(world.decisions.unwanted):
+            world.decisions.decide(shard, True)
         self.loop.note("nothing fails any more")
 
     def _come_right(self) -> None:
@@ -275,7 +281,7 @@ class Simulation:
             candidate = self.world.actors[wished[0].actor]
             candidate.here(candidate.take_over, shard, wished, partial(self._accepted, accepted, shard), True)
 
-    def _accepted(self, accepted: set[str], shard: str, answer: Leads | Outpaced) -> None:
+    def _accepted(self, accepted: set[str], shard: str, answer: Leads | Retired | Outpaced) -> None:
         self.controllers[0].up = True
         if isinstance(answer, Outpaced):
             accepted.discard(shard)  # somebody was in between: try again

@@ -74,6 +74,8 @@ class Metadata(_Store):
             self.of[shard] = (change.state, version + 1)
             self._loop.note("stands now:", _told(change.state))
             self._checker.decided(change.state)
+            if change.state.state == "retired":
+                self._hits.hit("retirement")
         return self.of[shard]
 
 

@@ -1,0 +1,270 @@
+"""Shards that are added and retired, on real hosts, disks, metadata and a real table, whatever becomes of the controller."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute  # noqa: F401  (DeltaTable needs its functions)
+import pytest
+from deltalake import DeltaTable
+
+from actors import test_recover
+from actors.test_shard import CLIENTS, TOKEN, WITHIN_S, Trio, eventually
+from ringlog.actors.controller import Controller
+from ringlog.actors.household import change_shards, read_plan
+from ringlog.control import Plan
+from ringlog.errors import ConfigurationError, Unavailable
+from ringlog.metadata import open_store, read_all_decided
+from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_to_bytes
+from ringlog.records import to_record_batch
+from ringlog.replication import Submit
+from ringlog.schema import pack
+from ringlog.wire import Acknowledged, Declined, decode, encode, open_stream
+
+LAST = "shard-3"
+
+
+class Remote(test_recover.Remote):
+    """A host of this process; after a call that is to be ``cut``, whoever called hears nothing any more."""
+
+    def __init__(self, host: Any, house: House) -> None:
+        super().__init__(host)
+        self._house = house
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        answer = super().call(method, *arguments, timeout_s=timeout_s)
+        if method == "take_over" and arguments[-1]:
+            self._house.step("retired")
+        elif method in ("forget", "flush"):
+            self._house.step(method)
+        return answer
+
+
+class Router:
+    """Keeps what it was told last: which shards there are, which of them take no new keys, and who leads."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.shards: tuple[str, ...] = ()
+        self.retiring: tuple[str, ...] = ()
+        self.leaders: dict[str, Any] = {}
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> None:
+        _, self.shards, self.retiring, self.leaders, _, _ = arguments
+        if self.retiring:
+            self._house.step("told")
+
+
+class House:
+    """Begins the actors that are asked for. ``cut``: the step after which the controller dies, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trio = Trio(folder)
+        self.store = open_store(self.trio.settings.root, {})
+        self.store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(PipelineRecord.new(3)), 0)
+        self.cut: str | None = None
+        self.died = threading.Event()
+
+    def step(self, name: str) -> None:
+        if name == self.cut:
+            self.died.set()
+        if self.died.is_set():
+            raise Unavailable("who called is dead")
+
+    def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote:
+        if actor not in self.trio.hosts:
+            self.trio.hosts[actor] = self.trio.host(actor)
+        return Remote(self.trio.hosts[actor], self)
+
+    def lives(self, actor: str, node: str) -> None:
+        assert node == "here"
+
+    def leaving(self) -> Collection[str]:
+        return ()
+
+    def next_move(self, groups: Sequence[Collection[str]]) -> None:
+        """There is one node."""
+
+    def move(self, move: Any) -> Remote:
+        raise AssertionError("nothing moves")
+
+    def plan(self) -> Plan:
+        return read_plan(self.store, None)
+
+    def change_shards(self, shards: int) -> None:
+        change_shards(self.store, shards, 3)
+        self.step("decided")
+
+    def dismiss(self, actor: str) -> None:
+        if actor in self.trio.hosts:
+            self.trio.stop(actor)
+        self.step("ended")
+        shutil.rmtree(self.trio.folder / "journals" / actor, ignore_errors=True)
+
+
+class Watched:
+    def __init__(self, folder: Path) -> None:
+        self.house = House(folder)
+        self.router = Router(self.house)
+        self.control()
+
+    def control(self) -> None:
+        """A controller with no memory."""
+        self.controller = Controller(3, 2, self.house, self.router, TOKEN)
+        self.controller.begin()
+
+    def complete(self, shards: int) -> bool:
+        found = self.controller.status()
+        well = all(len(one.get("members", ())) == 3 and not one["retiring"] for one in found["shards"].values())
+        return (
+            well
+            and len(found["shards"]) == len(found["actors"]) == shards
+            and self.router.shards == (*found["shards"],)
+        )
+
+    def decided(self) -> dict[str, Any]:
+        return read_all_decided(self.house.store, [f"shard-{number}" for number in range(4)], WITHIN_S)
+
+    def submit(self, shard: str, producer: str, sequence: int = 0, since: int = 0, epoch: int | None = None) -> Any:
+        """One record, to whoever leads ``shard`` by the routes."""
+        eventually(lambda: shard in self.router.leaders)
+        led = self.router.leaders[shard]
+        return self.send(led["location"], shard, epoch or led["epoch"], producer, sequence, since)
+
+    def send(self, location: str, shard: str, epoch: int, producer: str, sequence: int, since: int) -> Any:
+        found: list[Any] = []
+        answered = threading.Event()
+
+        def take(frame: memoryview) -> None:
+            found.append(decode(frame))
+            answered.set()
+
+        stream = open_stream(location, TOKEN, take, answered.set)
+        batch = to_record_batch([{"body": f"{shard} {producer} {sequence}", "service": "s"}], observed_ns=7)
+        stream.send(encode(Submit(shard, epoch, producer, 0, sequence, since, 1, "quorum", pack(batch))))
+        assert answered.wait(WITHIN_S)
+        stream.close()
+        stream.join()
+        return found[0] if found else None
+
+    def rows(self, shard: str) -> list[tuple[int, str]]:
+        table = DeltaTable(self.house.trio.settings.table_url).to_pyarrow_table(
+            columns=["shard", "record_offset", "body"]
+        )
+        return sorted((row["record_offset"], row["body"]) for row in table.to_pylist() if row["shard"] == shard)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr("ringlog.control.reconcile.COMPLETING_S", 0.1)
+    monkeypatch.setattr("ringlog.control.draining.LEFT_S", 0.3)
+    monkeypatch.setattr("ringlog.control.draining.QUIET_S", 0.2)
+    monkeypatch.setattr("ringlog.actors.controller.PLAN_S", (0.1, 0.1))
+    made = Watched(tmp_path)
+    eventually(lambda: made.complete(3))
+    yield made
+    made.controller.leave()
+    assert not CLIENTS
+    made.house.trio.close()
+
+
+def grown(watched: Watched) -> None:
+    watched.controller.change_shards(4)
+    eventually(lambda: watched.complete(4))
+
+
+def test_a_shard_that_is_added_is_led_with_members_and_keeps_its_neighbours(watched: Watched) -> None:
+    before = watched.controller.status()["shards"]["shard-0"]
+    grown(watched)
+    wished = {
+        "shard-0": {"shard-0", "shard-1", "shard-2"},
+        "shard-1": {"shard-1", "shard-2", "shard-3"},
+        "shard-2": {"shard-2", "shard-3", "shard-0"},
+        "shard-3": {"shard-3", "shard-0", "shard-1"},
+    }
+
+    def members() -> dict[str, set[str]]:
+        found = watched.controller.status()["shards"]
+        return {shard: set(one.get("members", ())) for shard, one in found.items()}
+
+    eventually(lambda: members() == wished)
+    assert watched.controller.status()["shards"]["shard-0"]["epoch"] == before["epoch"], (
+        "whose members stay is not touched"
+    )
+    assert isinstance(watched.submit(LAST, "p"), Acknowledged)
+
+
+def test_a_number_that_has_no_room_for_the_copies_is_refused(watched: Watched) -> None:
+    with pytest.raises(ConfigurationError, match="give at least 3 shards, not 2"):
+        watched.controller.change_shards(2)
+
+
+@pytest.mark.parametrize("cut", [None, "decided", "told", "flush", "retired", "forget", "ended"])
+def test_a_retired_shard_is_all_in_the_table_and_leaves_nothing_behind_wherever_the_controller_dies(
+    watched: Watched, cut: str | None
+) -> None:
+    grown(watched)
+    for number in range(3):
+        assert isinstance(watched.submit(LAST, f"p{number}"), Acknowledged)
+    zombie = dict(watched.router.leaders[LAST])
+    watched.house.cut = cut
+    if cut is None:
+        watched.controller.change_shards(3)
+    else:
+        try:
+            watched.controller.change_shards(3)
+        except Unavailable:
+            assert cut == "decided"
+        assert watched.house.died.wait(WITHIN_S)
+        watched.controller.leave()
+        watched.house.cut = None
+        watched.house.died.clear()
+        watched.control()
+    eventually(lambda: watched.complete(3) and LAST not in watched.house.trio.hosts)
+    state = watched.decided()[LAST]
+    assert (state.state, state.members, state.ended) == ("retired", (), 3)
+    assert [offset for offset, _ in watched.rows(LAST)] == [0, 1, 2]
+    counted = {member.actor for one in watched.decided().values() for member in one.members}
+    assert counted == {"shard-0", "shard-1", "shard-2"}
+    eventually(lambda: not list((watched.house.trio.folder / "journals").glob(f"*/{LAST}")))
+    assert not (watched.house.trio.folder / "journals" / LAST).exists() or not list(
+        (watched.house.trio.folder / "journals" / LAST).glob("*/state.json")
+    )
+    assert zombie["epoch"] < state.epoch
+    assert isinstance(watched.submit("shard-0", "q"), Acknowledged)
+
+
+def test_one_that_is_taken_up_again_goes_on_where_it_ended_and_says_that_it_knows_nobody(watched: Watched) -> None:
+    grown(watched)
+    assert isinstance(watched.submit(LAST, "p"), Acknowledged)
+    watched.controller.change_shards(3)
+    eventually(lambda: watched.decided()[LAST].state == "retired")
+    grown(watched)  # though the actor may just be ending
+    again = watched.submit(LAST, "p", sequence=0)
+    assert isinstance(again, Declined), "it may have been stored before: the shard cannot say any more"
+    assert (again.reason, again.sequence_expected) != ("expected", 0)
+    new = watched.submit(LAST, "q", since=1)
+    assert isinstance(new, Acknowledged)
+    assert new.start == 1
+    watched.controller.flush(WITHIN_S)
+    assert [offset for offset, _ in watched.rows(LAST)] == [0, 1]
+
+
+def test_what_comes_while_it_is_about_to_be_retired_is_acknowledged_and_kept(watched: Watched) -> None:
+    grown(watched)
+    watched.controller.change_shards(3)
+    stored = 0
+    while LAST in watched.router.leaders and stored < 20:
+        led = watched.router.leaders[LAST]
+        answer = watched.send(led["location"], LAST, led["epoch"], f"late-{stored}", 0, 0)
+        if not isinstance(answer, Acknowledged):
+            break
+        stored += 1
+    eventually(lambda: watched.complete(3))
+    assert stored >= 1
+    assert len(watched.rows(LAST)) >= stored
+    assert watched.decided()[LAST].ended == len(watched.rows(LAST))
