@@ -413,6 +413,12 @@ def test_arrow_timestamps_of_every_unit_and_zone(unit: str, zone: str | None) ->
     assert found["time_unix_nano"] == MOMENT_NS // 10**9 * 10**9
 
 
+def test_what_stands_behind_a_null_does_not_count() -> None:
+    texts = pa.array(["x" * 300_000, "y"])
+    hidden = pa.Array.from_buffers(pa.string(), 2, [pa.py_buffer(b"\x02"), *texts.buffers()[1:]])
+    assert [one["body"] for one in rows(pa.table({"body": hidden}))] == [None, "y"]
+
+
 def test_nulls_in_columns_are_absent() -> None:
     table = pa.table({"body": ["a", None], "x": pa.array([None, 5]), "timestamp": pa.array([None, MOMENT_NS])})
     one, two = rows(table)

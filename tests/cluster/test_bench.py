@@ -48,3 +48,16 @@ def test_a_small_run_measures_everything(tmp_path: Path) -> None:
     assert 0 < told["ack_p50_ms"] <= told["ack_p99_ms"]
     assert len(told["curve"]) == 7
     assert os.listdir(tmp_path) == [], "nothing of it stays"
+
+
+def test_an_overload_loses_nothing_and_takes_no_more_memory_than_it_may(tmp_path: Path) -> None:
+    job = Path(__file__).resolve().parents[2] / "jobs" / "bench.py"
+    arguments = ["--overload", "--records", "20000", "--seconds", "3", "--json", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(job), *arguments], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["broken"] == []
+    assert told["records"]["acknowledged"] > 0
+    assert told["peak_mb"].keys() == told["bound_mb"].keys() > {"client", "shard-0", "shard-1", "shard-2"}
