@@ -222,12 +222,13 @@ class Ground:
     def leaders(self) -> dict[str, str]:
         """The actor that leads each shard; while the router is away, what it said before."""
         with contextlib.suppress(ringlog.Unavailable):
-            leaders = self.control.routes({})["leaders"]
-            self._leaders = {**self._leaders, **{shard: one["actor"] for shard, one in leaders.items()}}
+            routes = self.control.routes({})
+            known = {**self._leaders, **{shard: one["actor"] for shard, one in routes["leaders"].items()}}
+            self._leaders = {shard: actor for shard, actor in known.items() if shard in routes["shards"]}
         return self._leaders
 
     def whole(self) -> bool:
-        """Whether every shard is led, with as many current members as wished."""
+        """Whether every shard is led, with as many current members as wished, and none is about to be retired."""
         try:
             status = self.control.status()
         except ringlog.Unavailable:
@@ -237,9 +238,16 @@ class Ground:
             kept = {actor: said["keeping"].get(shard, {}).get("id") for actor, said in actors.items()}
             members = {actor: member["id"] for actor, member in one.get("members", {}).items()}
             current = sum(kept.get(actor) == id for actor, id in members.items())
-            if one["leader"] is None or current < REPLICAS:
+            if one["leader"] is None or one["retiring"] or current < REPLICAS:
                 return False
-        return len(actors) == SHARDS
+        return len(actors) == len(status["shards"]) and not status["lingering"]
+
+    def change_shards(self) -> int:
+        """Want one shard more than at first, or no longer; how many. Raises `RinglogError`."""
+        taking = sum(not shard["retiring"] for shard in self.control.status()["shards"].values())
+        number = SHARDS if taking > SHARDS else SHARDS + 1
+        self.control.change_shards(number)
+        return number
 
     def told(self) -> dict[str, Any]:
         """What the pipeline says of itself, for whoever must find out why it is not whole."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+import ringlog
 from chaos_crowd import Crowd
 from chaos_ground import DIES_WITHIN_S, NODES, POLL_S, Actor, Ground, eventually, kill, parent, raylet_pid
 from chaos_history import Fault
@@ -192,6 +193,14 @@ class Nemesis:
         at = time.monotonic_ns()
         return Hit(self._ground.add_node(), at)
 
+    def change_shards(self) -> Hit | None:
+        """One shard more is wanted, or one fewer: it is added, or retired for good."""
+        at = time.monotonic_ns()
+        try:
+            return Hit(f"{self._ground.change_shards()} shards", at)
+        except ringlog.RinglogError:
+            return None  # whoever decides it is away
+
     def wipe(self) -> Hit | None:
         """A shard actor dies and its disk with it; only where every shard can bear the loss of one."""
         if not self._bears_a_loss():
@@ -330,6 +339,7 @@ FAULTS: dict[str, Callable[[Nemesis], Hit | None]] = {
     "kill_node": Nemesis.kill_node,
     "stop_node": Nemesis.stop_node,
     "join_node": Nemesis.join_node,
+    "change_shards": Nemesis.change_shards,
     "wipe": Nemesis.wipe,
     "wipe_node": Nemesis.wipe_node,
     "disk_full": Nemesis.disk_full,

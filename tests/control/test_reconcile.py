@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ringlog.control import Reconciler, TakeOver, members_of, shard_names
+from ringlog.control import Plan, Reconciler, TakeOver, members_of, shard_names
 from ringlog.control.reconcile import BACKOFF_S, CALM_S, COMPLETING_S, LEADERLESS_S, PATIENCE_S, RETURNING_S, leader_of
 
 ACTORS = shard_names(3)
@@ -344,3 +344,23 @@ def test_a_shard_is_completed_soon_once_all_answer_and_waits_longer_for_one_that
     one.decide(statuses(ALL, **short), 0.0)
     assert one.decide(statuses(ALL, **short), COMPLETING_S - 0.1) == []
     assert len(one.decide(statuses(ALL, **short), COMPLETING_S)) == 3
+
+
+def test_whoever_should_keep_nothing_any_more_begins_anew_only_while_every_shard_is_led_without_it() -> None:
+    """Its actor lingers, since some shard still counts on a journal that it has: perhaps the one without a leader."""
+    one = Reconciler((), (), 3, 2)
+    one.follow(Plan(2, ACTORS, lingering=("shard-3",)))
+    found = statuses(ALL, **led())
+    assert one.dispensable("shard-3", found)
+    del found["shard-1"]["leading"]["shard-1"]
+    assert not one.dispensable("shard-3", found)
+
+
+def test_whoever_is_still_a_member_of_a_shard_that_it_should_not_keep_is_needed_there() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    found = four({"shard-1": {"shard-0", "shard-1", "shard-2"}})
+    for actor in ("shard-0", "shard-1"):
+        found[actor]["keeping"]["shard-1"]["id"] = actor
+    assert one.dispensable("shard-0", found)
+    found["shard-2"]["keeping"]["shard-1"]["id"] = "a new journal"
+    assert not one.dispensable("shard-0", found)

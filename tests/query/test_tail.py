@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -81,3 +82,51 @@ def test_closing_ends_the_stream() -> None:
     script = Script([rows("s", 0, 1)], bases=(0,))
     assert offsets(script, 1) == [0]
     assert script.stopped.wait(5)
+
+
+class Changing:
+    """Shards that come and go; each leader gives what its shard has, and goes on until it is stopped or retired."""
+
+    def __init__(self) -> None:
+        self.of = {"old": [rows("old", 0, 2)]}
+        self.table: dict[str, int] = {}
+        self.closed = threading.Event()
+
+    def shards(self) -> tuple[str, ...]:
+        return tuple(self.of)
+
+    def follow(self, shard: str, start: int | None) -> Followed:
+        if shard not in self.of:
+            raise Unavailable("it has no leader")
+        return Followed(start or 0, self._stream(shard, start or 0), self.closed.set)
+
+    def _stream(self, shard: str, start: int) -> Iterator[pa.RecordBatch]:
+        given = 0
+        while shard in self.of and not self.closed.wait(0.01):
+            for batch in self.of.get(shard, [])[given:]:
+                given += 1
+                if batch["record_offset"][0].as_py() >= start:
+                    yield batch
+
+    def archived(self, shard: str, start: int, end: int) -> Iterator[pa.RecordBatch]:
+        if self.table[shard] > start:
+            yield rows(shard, start, min(end, self.table[shard]) - start)
+
+
+def test_a_shard_that_is_added_is_followed_and_one_that_is_retired_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["ringlog.query.tail"], "_LOOK_S", 0.02)  # the package has a function of that name
+    source = Changing()
+    found = ((batch["shard"][0].as_py(), batch["record_offset"].to_pylist()) for batch in tail(source, Filter()))
+    assert next(found) == ("old", [0, 1])
+    source.of["new"] = [rows("new", 0, 3)]
+    assert next(found) == ("new", [0, 1, 2])
+    source.table["new"] = 5  # two more were archived before anybody followed them
+    del source.of["new"]
+    assert next(found) == ("new", [3, 4])
+    source.of["new"] = [rows("new", 5, 1)]
+    assert next(found) == ("new", [5])
+    source.of["old"].append(rows("old", 2, 1))
+    assert next(found) == ("old", [2])
+    source.closed.set()

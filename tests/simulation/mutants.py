@@ -319,8 +319,8 @@ MUTANTS = (
     Mutant(
         "an open is walked away from",
         "ringlog.replication.takeover",
-        "            return self._output((self._opening(),), now)\n        self.phase",
-        '            self.phase = "lost"\n            return NOTHING\n        self.phase',
+        'return self._output((self._opening() if self.phase == "open" else self._retiring(),), now)',
+        'self.phase = "lost"\n            return NOTHING',
         Directed("an_open_is_not_walked_away_from"),
     ),
     Mutant(
@@ -354,7 +354,7 @@ MUTANTS = (
     Mutant(
         "a table that is ahead stops a late takeover",
         "ringlog.replication.takeover",
-        "if self._stored > (self._best.end if self._best else 0):",
+        "if self._stored > (self._best.end if self._best else self.ended):",
         "if False:",
         Directed("a_table_that_is_ahead_of_a_takeover_means_that_it_is_late"),
     ),
@@ -508,7 +508,7 @@ MUTANTS = (
     Mutant(
         "an open gives way to another try",
         "ringlog.replication.participant",
-        'if self.takeover is not None and self.takeover.phase == "open":',
+        'if self.takeover is not None and self.takeover.phase in ("open", "retire"):',
         "if False:",
         Directed("an_open_does_not_give_way_to_another_try"),
     ),
@@ -550,7 +550,7 @@ MUTANTS = (
     Mutant(
         "a lost member is thought complete",
         "ringlog.control.reconcile",
-        "complete = leader is not None and _members(shard, statuses[leader]) >= {",
+        'complete = leader is not None and {member["id"] for member in members.values()} >= {',
         "complete = leader is not None and set() <= {",
         Seeds(120),
     ),
@@ -606,7 +606,7 @@ MUTANTS = (
     Mutant(
         "a table that is ahead stops a late first takeover",
         "ringlog.replication.takeover",
-        "if self._stored > (self._best.end if self._best else 0):",
+        "if self._stored > (self._best.end if self._best else self.ended):",
         "if self._best and self._stored > self._best.end:",
         Directed("a_table_that_is_ahead_of_a_first_takeover_means_that_it_is_late"),
     ),

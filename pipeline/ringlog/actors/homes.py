@@ -82,10 +82,12 @@ class Homes:
     def forget_journals(self, actor: str) -> None:
         """Remove the journals of ``actor`` from the node where it lives. It must have ended, and nobody count on them.
 
-        Where that node does not answer they stay, and cost room alone: by their ids, nobody counts on them.
+        Where it is not known where it lived, every node looks. On one that does not answer they stay, and cost room
+        alone: by their ids, nobody counts on them.
         """
-        if self.is_there(actor):
-            _on([self._homes[actor]], _remove_journals, f"{self._folder}/{actor}")
+        nodes = alive_nodes()
+        lived = [node for node in nodes if actor not in self._homes or self._homes[actor].id == node.id]
+        _on(lived, _remove_journals, f"{self._folder}/{actor}")
 
 
 def alive_nodes() -> list[Node]:

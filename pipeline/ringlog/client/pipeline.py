@@ -277,7 +277,7 @@ class _Live:
         self._pipeline = pipeline
 
     def shards(self) -> tuple[str, ...]:
-        return self._pipeline._sender.routes.shards
+        return self._pipeline._shards()
 
     def follow(self, shard: str, start: int | None) -> Followed:
         sender = self._pipeline._sender

@@ -99,20 +99,22 @@ class Reconciler:
 
     def released(self, actor: str, statuses: Statuses) -> bool:
         """Whether nobody counts on ``actor``: others lead what that it should keep, and it is a member of none."""
-        led = [(shard, leader_of(shard, statuses)) for shard in self.shards]
-        counting = [leader and statuses[leader]["leading"][shard]["members"] for shard, leader in led]
-        return not any(actor in (members or ()) for members in counting) and self.dispensable(actor, statuses)
+        counting = any(actor in _members(shard, statuses) for shard in self.shards)
+        return not counting and self.dispensable(actor, statuses)
 
     def lacking(self, shard: str, statuses: Statuses) -> int:
         """How many more of the actors that should keep ``shard`` must answer before it can open at all."""
         return max(0, self._quorum - sum(actor in statuses for actor in self.wished(shard)))
 
     def dispensable(self, actor: str, statuses: Statuses) -> bool:
-        """Whether every shard that ``actor`` should keep is led, by a quorum of members that answer without it.
+        """Whether every shard that ``actor`` keeps, or should, is led by a quorum of members that answer without it.
 
-        Else its journals may be needed: as who it was, it must not begin anew.
+        Else its journals may be needed: as who it was, it must not begin anew. Of one that should keep nothing any more
+        it is not known which shards still count on it: then every shard must be led so.
         """
-        return all(self._led_without(actor, shard, statuses) for shard in self.shards if actor in self.wished(shard))
+        wished = [shard for shard in self.shards if actor in self.wished(shard)]
+        kept = [shard for shard in self.shards if actor in _members(shard, statuses)]
+        return all(self._led_without(actor, shard, statuses) for shard in (*wished, *kept) or self.shards)
 
     def _led_without(self, actor: str, shard: str, statuses: Statuses) -> bool:
         leader = leader_of(shard, statuses)
@@ -152,7 +154,7 @@ class Reconciler:
         alive = tuple(actor for actor in wished if actor in statuses and actor != moving)
         staying = tuple(actor for actor in alive if actor not in leaving)
         leader = leader_of(shard, statuses)
-        members = statuses[leader]["leading"][shard]["members"] if leader is not None else {}
+        members = _members(shard, statuses)
         leaves = (leader in leaving and bool(staying)) or (leader is not None and leader == moving)
         complete = leader is not None and {member["id"] for member in members.values()} >= {
             _replica(shard, statuses[actor]) for actor in alive
@@ -212,6 +214,13 @@ def leader_of(shard: str, statuses: Statuses) -> str | None:
         if shard in status["leading"] and status["leading"][shard]["epoch"] >= promised
     ]
     return max(leading)[1] if leading else None
+
+
+def _members(shard: str, statuses: Statuses) -> Mapping[str, Mapping[str, Any]]:
+    """By actor: the members with which the leader's epoch opened; none where nobody leads."""
+    leader = leader_of(shard, statuses)
+    members: Mapping[str, Mapping[str, Any]] = {} if leader is None else statuses[leader]["leading"][shard]["members"]
+    return members
 
 
 def _promised(shard: str, statuses: Statuses) -> int:
