@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import ray
 
 import ringlog
-from ringlog.actors.cluster import HOUSEKEEPER, NAMESPACE
+from ringlog.actors.cluster import CONTROLLER, HOUSEKEEPER, NAMESPACE, ROUTER
 
 pytestmark = pytest.mark.cluster
 
@@ -29,6 +31,18 @@ def name() -> str:
 
 def count(service: str) -> int:
     return int(ringlog.sql("SELECT count(*) FROM logs WHERE service = ?", [service]).fetchall()[0][0])
+
+
+def status_of_a_whole_pipeline() -> dict[str, Any]:
+    """What the controller says, once it is there and has heard of every leader."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(ringlog.Unavailable):
+            status = ringlog.status()
+            if all(shard["leader"] for shard in status["shards"].values()):
+                return status
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.1)
 
 
 def command(*arguments: str, stdin: str | None = None, code: int = 0) -> str:
@@ -177,3 +191,20 @@ def test_a_killed_shard_actor_loses_nothing(pipeline: ringlog.Pipeline) -> None:
     os.kill(ringlog.status()["actors"][leader]["pid"], signal.SIGKILL)
     assert ringlog.submit_logs({"body": "after", "service": service}).records == 1
     assert count(service) == 51
+
+
+def test_records_are_acknowledged_while_nobody_controls_and_the_next_controller_goes_on(
+    pipeline: ringlog.Pipeline,
+) -> None:
+    service = name()
+    ringlog.submit_logs({"body": "before", "service": service})
+    for who in (CONTROLLER, ROUTER):
+        ray.kill(ray.get_actor(who, namespace=NAMESPACE), no_restart=False)
+    while_away = [ringlog.submit_logs({"body": str(number), "service": service}).parts[0] for number in range(20)]
+    assert [part.epoch for part in while_away] == [while_away[0].epoch] * 20, "nobody took the shard over meanwhile"
+    # A leader that dies now is noticed by the controller that Ray has started again.
+    status = status_of_a_whole_pipeline()
+    os.kill(status["actors"][status["shards"][while_away[0].shard]["leader"]]["pid"], signal.SIGKILL)
+    after = ringlog.submit_logs({"body": "after", "service": service}).parts[0]
+    assert after.epoch > while_away[0].epoch
+    assert count(service) == 22
