@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from ringlog.actors.archiver import Archiver, Unflushed
-from ringlog.query import Cut, run_sql
 from ringlog.records import to_record_batch
 from ringlog.replication import Entry, Violation
 from ringlog.schema import Promoted, pack
 from ringlog.settings import Settings
-from ringlog.storage import Table
-from ringlog.storage.contents import unpromoted
+from ringlog.storage import Snapshot, Table
 from ringlog.storage.evolution import promote
 from s3proxy import S3Proxy, always
 from seaweed import SeaweedFS
@@ -44,12 +42,12 @@ def test_what_archiving_must_never_meet_ends_the_process(tmp_path: Path, trouble
 class Leader:
     """One that has committed a record and waits for it to be stored."""
 
-    def __init__(self, tmp_path: Path, *promote: str) -> None:
+    def __init__(self, tmp_path: Path) -> None:
         batch = to_record_batch([{"body": "x", "http.status_code": 503, "loss": 0.5}], observed_ns=7)
         self.entry = Entry.make(1, 0, 1, "p", 0, 0, pack(batch))
         self.stored: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.failures: list[BaseException] = []
-        self.settings = Settings(root=str(tmp_path), promote=promote)
+        self.settings = Settings(root=str(tmp_path))
         self.table = Table(self.settings.table_url, {})
         self.end = 0
 
@@ -60,36 +58,20 @@ class Leader:
         self.end = end
         self.stored.put(end)
 
-    def archived(self) -> Cut:
+    def archived(self) -> Snapshot:
         """What the table holds once it is stored."""
         archiver = Archiver(self.table, self.settings, self.unflushed, self.on_stored, self.failures.append)
         assert self.stored.get(timeout=WITHIN_S) == 1
         archiver.close()
         assert self.failures == []
-        return Cut(self.table.snapshot(), ())
+        return self.table.snapshot()
 
 
-def test_what_the_settings_promote_is_a_column_with_the_first_flush(tmp_path: Path) -> None:
-    cut = Leader(tmp_path, "http.status_code integer").archived()
-    assert unpromoted(cut.snapshot.delta, cut.promoted) == {}  # type: ignore[union-attr]
-    assert run_sql('SELECT "http.status_code" FROM logs', cut).fetchall() == [(503,)]
-
-
-def test_what_a_command_promoted_is_filled_whatever_the_settings_say(tmp_path: Path) -> None:
+def test_what_the_table_promotes_is_filled_whatever_the_settings_say(tmp_path: Path) -> None:
     leader = Leader(tmp_path)
     promote(leader.table, leader.table.open_or_create(), [Promoted("loss", "number")])
-    (segment,) = leader.archived().snapshot.segments()  # type: ignore[union-attr]
+    (segment,) = leader.archived().segments()
     assert segment.bounds["loss"] == (0.5, 0.5)
-
-
-def test_what_cannot_be_promoted_is_said_and_stops_no_archiving(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    leader = Leader(tmp_path, "http.status_code", "loss number")
-    promote(leader.table, leader.table.open_or_create(), [Promoted("http.status_code", "integer")])
-    cut = leader.archived()
-    assert run_sql('SELECT "http.status_code", loss FROM logs', cut).fetchall() == [(503, 0.5)]
-    assert "http.status_code cannot be promoted as string" in caplog.text
 
 
 @pytest.mark.s3

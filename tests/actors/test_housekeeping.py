@@ -11,9 +11,12 @@ import pytest
 from ringlog.actors import housekeeping
 from ringlog.actors.housekeeping import CLEAN_EVERY_S, COMPACT_EVERY_S, RETRY_S, Housekeeping
 from ringlog.errors import Unavailable
+from ringlog.schema import Promoted
 from ringlog.settings import Settings
 from ringlog.storage import Table
 from ringlog.storage.compaction import Compacted
+from ringlog.storage.contents import unpromoted
+from ringlog.storage.evolution import promote
 from storage.test_commit import flush, positions
 from table_rows import DAY_NS, NOON
 
@@ -57,6 +60,26 @@ def test_small_segments_are_merged_and_the_next_time_is_later(tmp_path: Path) ->
     assert files(table) == 9, "the history keeps what was merged"
     assert (keeper.trouble, keeper.due(FAR_S + COMPACT_EVERY_S - 1)) == (None, False)
     assert keeper.due(FAR_S + 2 * COMPACT_EVERY_S)
+
+
+def test_the_settings_columns_are_made_before_anything_is_merged(tmp_path: Path) -> None:
+    table, keeper = made(tmp_path, promote=["loss number", "request_id"])
+    filled(table, 3)
+    keeper.run(FAR_S)
+    after = table.snapshot()
+    assert after.promoted == (Promoted("loss", "number"), Promoted("request_id"))
+    assert unpromoted(after.delta, after.promoted) == {}, "all was merged"
+    assert keeper.trouble is None
+
+
+def test_what_cannot_be_promoted_is_said_and_holds_up_nothing(tmp_path: Path) -> None:
+    table, keeper = made(tmp_path, promote=["loss", "request_id"])
+    filled(table, 3)
+    promote(table, table.snapshot(), [Promoted("loss", "number")])
+    keeper.run(FAR_S)
+    assert table.snapshot().promoted == (Promoted("loss", "number"), Promoted("request_id"))
+    assert len(table.snapshot().segments()) == 3
+    assert "setting promote can be done: loss cannot be promoted as string" in (keeper.trouble or "")
 
 
 def test_what_is_old_expires_and_the_history_is_as_wished(tmp_path: Path) -> None:

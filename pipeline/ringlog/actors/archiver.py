@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ringlog.actors.payloads import all_rows
-from ringlog.errors import ConfigurationError, RinglogError
+from ringlog.errors import RinglogError
 from ringlog.replication import Entry, Violation, to_archive
 from ringlog.schema import Promoted
 from ringlog.settings import Settings
 from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
-from ringlog.storage.evolution import promote
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +61,6 @@ class Archiver:
         self.trouble: str | None = None
         self._table = table
         self._settings = settings
-        self._wanted = settings.promoted
         self._unflushed = unflushed
         self._stored = stored
         self._on_failure = on_failure
@@ -116,7 +114,7 @@ class Archiver:
         due = [part for part in self._unflushed() if part.entries and self._due(part, demanded)]
         if not due:
             return False
-        snapshot = self._promoted(self._table.open_or_create())
+        snapshot = self._table.open_or_create()
         pieces = {part.shard: self._piece(part, snapshot) for part in due}
         flushes = [
             Flush(shard, entries[0].start, entries[-1].end, self._write(shard, entries, snapshot.promoted))
@@ -155,15 +153,6 @@ class Archiver:
             snapshot.fence(part.shard),
             self._settings.flush_bytes,
         )
-
-    def _promoted(self, snapshot: Snapshot) -> Snapshot:
-        """With the columns that the settings ask for. What the table refuses is said once, and stops no archiving."""
-        try:
-            return promote(self._table, snapshot, self._wanted)
-        except ConfigurationError as error:
-            _logger.error("not all of `promote` can be done: %s", error)
-            self._wanted = ()
-            return self._table.snapshot()
 
     def _write(self, shard: str, entries: Sequence[Entry], promoted: Sequence[Promoted]) -> list[Segment]:
         return write_segments(self._table.objects, shard, entries[0].start, [all_rows(shard, entries)], promoted)

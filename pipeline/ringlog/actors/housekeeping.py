@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import Iterator
 
-from ringlog.errors import RinglogError
+from ringlog.errors import ConfigurationError, RinglogError
 from ringlog.settings import Settings
-from ringlog.storage import Table
+from ringlog.storage import Snapshot, Table
 from ringlog.storage.compaction import TARGET_BYTES, Compacted, compact
+from ringlog.storage.evolution import promote
 from ringlog.storage.retention import Expiry, expire, older_than, vacuum
 
 _logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ RETRY_S = 60.0
 
 
 class Housekeeping:
-    """Compaction, retention by the settings, and vacuums of one table. One thread calls it; `run` may take minutes.
+    """Columns, merges, retention by the settings, and vacuums of one table. One thread calls it; `run` may take minutes.
 
     ``trouble`` is why the last run failed, or None.
     """
@@ -45,9 +46,11 @@ class Housekeeping:
         """Do what is to be done, within limits. An error of the store is kept in ``trouble``, and tried again later."""
         began = time.monotonic()
         try:
-            if self._table.find() is None:
+            snapshot = self._table.find()
+            if snapshot is None:
                 self._due_s = now_s + RETRY_S  # nothing has been archived yet
                 return
+            refused = self._promote(snapshot)
             done = compact(self._table, now_s, COMPACT_BYTES_MAX)
             if now_s >= self._clean_s:
                 self._clean(now_s)
@@ -58,8 +61,20 @@ class Housekeeping:
             _logger.warning("housekeeping failed and will be tried again in %.0f s: %s", RETRY_S, self.trouble)
             return
         took_s = time.monotonic() - began
-        self.trouble = "; ".join(done.broken) or None
+        self.trouble = "; ".join([*refused, *done.broken]) or None
         self._due_s = now_s + took_s + (min(took_s, COMPACT_EVERY_S) if _more_is_left(done) else COMPACT_EVERY_S)
+
+    def _promote(self, snapshot: Snapshot) -> list[str]:
+        """Make the columns that the settings ask for; why some cannot be made.
+
+        Here and not in an archiver: delta-rs holds Python's lock while it alters a table, and a store that hangs would
+        stop the shard actor with all that it leads.
+        """
+        try:
+            promote(self._table, snapshot, self._settings.promoted)
+        except ConfigurationError as error:
+            return [f"not all of the setting promote can be done: {error}"]
+        return []
 
     def _clean(self, now_s: float) -> None:
         self._table.keep_history(self._settings.history_hours)
