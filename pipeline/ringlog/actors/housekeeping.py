@@ -26,7 +26,7 @@ RETRY_S = 60.0
 
 
 class Housekeeping:
-    """Columns, merges, retention by the settings, and vacuums of one table. One thread calls it; `run` may take minutes.
+    """Columns, merges, retention by the settings, vacuums of one table. One thread calls it; `run` may take minutes.
 
     ``trouble`` is why the last run failed, or None.
     """
