@@ -40,7 +40,7 @@ _ROWS = 1000
 _CONVERTED = 5000
 _CALLERS = 8
 _LATE_S = 1.0
-_TIMEOUT_S = 10.0
+_TIMEOUTS_S = (0.5, 10.0)  # some callers are patient, some are not
 _CALM_ACKS = 10
 _CALM_WITHIN_S = 120.0
 _OUTCOMES = ("acknowledged", "refused", "held_back", "unknown", "unavailable")
@@ -120,13 +120,14 @@ def overload(folder: Path, records: int, seconds: float) -> dict[str, Any]:
     with own_pipeline(folder) as own:
         capacity = _capacity(own, records)
         usual_ms = load.percentiles(load.ack_times_ms(own.pipeline, 300))
+        made = load.submits("arrow", 200_000, _ROWS, seed=3)
         before = _count(own)
         pids = _named(own)
         base = {name: processes.resident_bytes(pid) for name, pid in pids.items()}
         for pid in pids.values():
             processes.forget_peak(pid)
         bounds = {name: size + _allowance(name, settings) for name, size in base.items()}
-        outcomes, taken = _push(own, 2 * capacity, seconds)
+        outcomes, taken = _push(own, made, 2 * capacity, seconds)
         calm_s, afterwards = _until_calm(own, 3 * usual_ms["p99_ms"])
         own.pipeline.flush_client(FLUSH_DEADLINE_S)
         peaks = {name: processes.peak_bytes(pid) for name, pid in pids.items()}
@@ -180,12 +181,11 @@ def _allowance(name: str, settings: ringlog.Settings) -> int:
     return (settings.replicas + 1) * settings.shard_buffer_bytes_max
 
 
-def _push(own: Own, rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
+def _push(own: Own, made: list[Any], rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
     """Submit at fixed times from several threads. One that is held up for long leaves out what is overdue.
 
     How many records had which outcome, and the latencies; both go on changing until the client is flushed.
     """
-    made = load.submits("arrow", 200_000, _ROWS, seed=3)
     outcomes: Counter[str] = Counter()
     taken: list[float] = []
     lock = threading.Lock()
@@ -199,6 +199,7 @@ def _push(own: Own, rate: float, seconds: float) -> tuple[Counter[str], list[flo
                 taken.append((time.perf_counter() - due) * 1e3)
 
     def call(first: int) -> None:
+        patience_s = _TIMEOUTS_S[first % len(_TIMEOUTS_S)]
         for number in range(first, int(rate * seconds / _ROWS), _CALLERS):
             due = begin + number * _ROWS / rate
             now = time.perf_counter()
@@ -208,7 +209,7 @@ def _push(own: Own, rate: float, seconds: float) -> tuple[Counter[str], list[flo
                 continue
             time.sleep(max(0.0, due - now))
             try:
-                sent = own.pipeline.submit_logs(made[number % len(made)], wait=False, timeout_s=_TIMEOUT_S)
+                sent = own.pipeline.submit_logs(made[number % len(made)], wait=False, timeout_s=patience_s)
             except ringlog.RinglogError as error:
                 with lock:
                     outcomes[_outcome(error)] += _ROWS

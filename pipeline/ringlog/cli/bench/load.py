@@ -31,11 +31,8 @@ _CALLERS = 64
 def submits(source: str, records: int, batch: int, seed: int) -> list[Any]:
     """What is submitted, one submit each: ``batch`` records of the corpus as Arrow, NDJSON bytes, or dicts."""
     distinct = min(records, DICTS_MAX) if source == "dicts" else records
-    pieces = [
-        whole.slice(at, batch)
-        for whole in corpus.batches(distinct, seed=seed)
-        for at in range(0, whole.num_rows, batch)
-    ]
+    whole = pa.Table.from_batches(corpus.batches(distinct, seed=seed)).combine_chunks()
+    pieces = [piece for at in range(0, distinct, batch) for piece in whole.slice(at, batch).to_batches()]
     if source == "arrow":
         return pieces
     lines = [corpus.ndjson(piece) for piece in pieces]
