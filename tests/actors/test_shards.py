@@ -16,10 +16,10 @@ from actors import test_recover
 from actors.test_shard import CLIENTS, TOKEN, WITHIN_S, Trio, eventually
 from ringlog.actors.controller import Controller
 from ringlog.actors.household import change_shards, read_plan
-from ringlog.control import Plan
-from ringlog.errors import ConfigurationError, Unavailable
-from ringlog.metadata import open_store, read_all_decided
-from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_to_bytes
+from ringlog.control import Plan, shard_names
+from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
+from ringlog.metadata import MemoryStore, Versioned, open_store, read_all_decided
+from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from_bytes, pipeline_to_bytes
 from ringlog.records import to_record_batch
 from ringlog.replication import Submit
 from ringlog.schema import pack
@@ -268,3 +268,33 @@ def test_what_comes_while_it_is_about_to_be_retired_is_acknowledged_and_kept(wat
     assert stored >= 1
     assert len(watched.rows(LAST)) >= stored
     assert watched.decided()[LAST].ended == len(watched.rows(LAST))
+
+
+class Racing(MemoryStore):
+    """Somebody else decides between the look and the write; the answer to the write that stands is lost."""
+
+    def __init__(self, others: int) -> None:
+        super().__init__()
+        self.others = others
+
+    def compare_and_set(self, key: str, value: bytes, expected: int) -> Versioned:
+        if expected and self.others:
+            changed = pipeline_from_bytes(value).changed(self.others)
+            self.others = 0
+            super().compare_and_set(key, pipeline_to_bytes(changed), expected)
+        written = super().compare_and_set(key, value, expected)
+        if expected:
+            raise OutcomeUnknown("the answer was lost")
+        return written
+
+
+def test_of_two_who_decide_at_once_one_is_told_and_a_lost_answer_is_found_again() -> None:
+    for others, stands in ((5, 5), (0, 4)):
+        store = Racing(others)
+        store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(PipelineRecord.new(3)), 0)
+        if others:
+            with pytest.raises(Conflict, match="somebody else chose 5 shards"):
+                change_shards(store, 4, 3)
+        else:
+            change_shards(store, 4, 3)
+        assert read_plan(store, None).shards == shard_names(stands)

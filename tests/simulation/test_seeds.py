@@ -27,7 +27,7 @@ def test_no_seed_violates_anything_and_runs_get_somewhere() -> None:
 
 
 def test_beyond_the_budget_shards_say_so_and_go_on_only_when_the_loss_is_accepted() -> None:
-    reports = [simulate(seed, beyond=True) for seed in range(20)]
+    reports = [simulate(seed, beyond=True) for seed in range(40)]
     assert [(report.seed, report.violation) for report in reports if report.violation] == []
     assert sum(report.faults[BEYOND] for report in reports) > 10
     assert sum(report.counts["accepted losses"] for report in reports) > 10
