@@ -14,6 +14,8 @@ from ringlog.records import to_record_batch
 from ringlog.schema import (
     RECORD_SCHEMA,
     TABLE_SCHEMA,
+    _field_of,
+    _indirect,
     check_packed,
     cut,
     joined,
@@ -168,3 +170,44 @@ def test_cutting_loses_nothing_and_keeps_the_order(sizes: list[int], rows_max: i
     assert pa.Table.from_batches(pieces).to_pylist() == one.to_pylist()
     assert all(1 <= piece.num_rows <= rows_max for piece in pieces)
     assert all(piece.nbytes <= 2 * bytes_max or piece.num_rows == 1 for piece in pieces)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_what_is_compressed_is_refused_before_it_is_unpacked(codec: str) -> None:
+    one = batch([{"body": "x" * 200_000}] * 10)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, one.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_batch(one)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InvalidRecord, match="compressed"):
+        check_packed(bytes(sink.getvalue()))
+    assert pa.total_allocated_bytes() - before < 1_000_000
+    assert check_packed(stream(one)) == 10
+
+
+def test_columns_that_share_their_bytes_are_refused() -> None:
+    """A few bytes would become many as soon as they are archived."""
+    rows = [{"body": "y" * 10_000, "service": "s", "host": "h", "scope": "c"}] * 50
+    payload = bytearray(pack(batch(rows)))
+    names = pa.ipc.open_stream(bytes(payload)).schema.names
+    # In the metadata of the batch's message, each buffer is two numbers: where it begins, and its length.
+    source = pa.BufferReader(bytes(payload))
+    pa.ipc.read_message(source)
+    begin = source.tell() + 8
+    header = _indirect(payload, _field_of(payload, begin + _indirect(payload[begin:], 0), 2))
+    buffers = _indirect(payload, _field_of(payload, header, 2)) + 4
+
+    def texts(name: str) -> slice:
+        """The entries of its offsets and its characters, behind that of its nulls."""
+        return slice(buffers + 16 * (before[name] + 1), buffers + 16 * (before[name] + 3))
+
+    count, before = 0, {}
+    for name in names:
+        before[name] = count
+        count += 3 if RECORD_SCHEMA.field(name).type == pa.string() else 2
+    assert check_packed(bytes(payload)) == 50
+    for name in ("service", "host", "scope"):
+        payload[texts(name)] = payload[texts("body")]
+    assert pa.ipc.open_stream(bytes(payload)).read_next_batch()["scope"][7].as_py() == "y" * 10_000
+    with pytest.raises(InvalidRecord, match="its columns claim"):
+        check_packed(bytes(payload))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,10 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     alike = itertools.groupby(batches, key=lambda batch: batch.schema)
     tables = [pa.Table.from_batches(list(each)) for _, each in alike]
     whole = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    return whole.to_batches()[0] if len(whole) else batches[0]
+    if not len(whole):
+        return batches[0]
+    [one] = whole.to_batches()  # there would be more where the texts of a column came to 2 GiB
+    return one
 
 
 def unpack(payload: bytes | memoryview | pa.Buffer) -> pa.RecordBatch:
@@ -144,12 +148,50 @@ def check_packed(payload: bytes | memoryview | pa.Buffer) -> int:
 
     Raises `InvalidRecord` for anything that is not one batch of at least one record with known columns.
     """
-    batch, reader = _first_batch(payload)
     try:
+        _check_plain(payload)
+        batch, reader = _first_batch(payload)
         _check(batch, reader)
+        if batch.nbytes > len(payload):
+            raise ValueError(f"its columns claim {batch.nbytes} bytes, and it has {len(payload)}")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidRecord(f"this is no batch of records as an Arrow IPC stream: {error}") from error
     return int(batch.num_rows)
+
+
+def _check_plain(payload: bytes | memoryview | pa.Buffer) -> None:
+    """Compressed, a few bytes could stand for more than there is memory: seen before anything is unpacked.
+
+    The message's metadata is a flatbuffer, in whose table ``Message`` the third field is the ``RecordBatch``, and in
+    that the fourth its compression (Arrow's format/Message.fbs).
+    """
+    source = pa.BufferReader(payload)
+    try:
+        pa.ipc.read_message(source)  # the schema
+        message = pa.ipc.read_message(source)
+        metadata = message.metadata.to_pybytes()
+        (root,) = struct.unpack_from("<I", metadata)
+        if _field_of(metadata, _indirect(metadata, _field_of(metadata, root, 2)), 3):
+            raise ValueError("it is compressed: send it plain")
+    except (struct.error, EOFError) as error:
+        raise ValueError(f"it has no batch: {error}") from error
+
+
+def _field_of(flatbuffer: bytes, table: int, number: int) -> int:
+    """Where field ``number`` of the table at ``table`` stands; 0 where it is absent."""
+    (back,) = struct.unpack_from("<i", flatbuffer, table)
+    vtable = table - back
+    (size,) = struct.unpack_from("<H", flatbuffer, vtable)
+    at = 4 + 2 * number
+    if at + 2 > size:
+        return 0
+    (offset,) = struct.unpack_from("<H", flatbuffer, vtable + at)
+    return table + offset if offset else 0
+
+
+def _indirect(flatbuffer: bytes, at: int) -> int:
+    (offset,) = struct.unpack_from("<I", flatbuffer, at)
+    return at + int(offset)
 
 
 def _first_batch(payload: bytes | memoryview | pa.Buffer) -> tuple[pa.RecordBatch, Any]:

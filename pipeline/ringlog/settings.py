@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     record_bytes_max: Positive = 256 * KIB
     shard_buffer_bytes_max: Positive = 256 * MIB
     """What a shard may hold that is not archived yet; beyond it callers get ``Overloaded``."""
-    flush_bytes: Positive = 32 * MIB
+    flush_bytes: Annotated[int, Field(gt=0, le=1024 * MIB)] = 32 * MIB
     """A shard archives when it holds this many unarchived bytes …"""
     flush_age_s: PositiveFloat = 30.0
     """… or when its oldest unarchived record has waited this long."""

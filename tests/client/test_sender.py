@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -264,3 +265,42 @@ def test_a_stream_that_ended_while_nothing_was_on_its_way_is_opened_again_for_th
             time.sleep(0.01)
         assert pipeline.submit_logs({"body": "y"}, timeout_s=3).records == 1
         assert len(transport.ends) == 2
+
+
+def test_what_a_user_hangs_on_a_future_may_call_back_and_close() -> None:
+    """Its thread is its own: the client goes on meanwhile, and another submit there is answered."""
+    pipeline = ringlog.Pipeline(MemoryTransport())
+    told: list[int] = []
+    closed = threading.Event()
+
+    def call_back(_: object) -> None:
+        told.append(pipeline.submit_logs({"body": "from there"}).records)
+        pipeline.close()
+        closed.set()
+
+    pipeline.submit_logs({"body": "x"}, wait=False).add_done_callback(call_back)
+    assert closed.wait(20)
+    assert told == [1]
+
+
+def test_a_client_that_fails_tells_everybody_and_takes_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = ringlog.Pipeline(Mute())
+    waiting = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=1000)
+
+    def fail() -> None:
+        raise ValueError("nobody foresaw this")
+
+    pipeline._sender._inbox.put(fail)
+    with pytest.raises(ringlog.OutcomeUnknown, match="nobody foresaw this"):
+        waiting.result(20)
+    with pytest.raises(ringlog.Unavailable, match="connect again"):
+        pipeline.submit_logs({"body": "y"})
+    assert "nobody foresaw this" in caplog.text
+
+
+def test_what_a_processor_gives_is_looked_at() -> None:
+    with (
+        ringlog.Pipeline(MemoryTransport(), [lambda batch: batch.drop_columns(["pid"])]) as pipeline,
+        pytest.raises(ringlog.InvalidRecord, match="schema of the one that it got"),
+    ):
+        pipeline.submit_logs({"body": "x"}, wait=False)

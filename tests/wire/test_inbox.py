@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ringlog.wire import Inbox
+from ringlog.wire.inbox import EVENTS_MAX
 
 WITHIN_S = 10.0
 
@@ -84,6 +85,23 @@ def test_what_is_handed_over_runs_in_another_thread(kept: Kept) -> None:
     kept.inbox.hand(event)
     assert done.wait(WITHIN_S)
     assert threads != [threading.get_ident()]
+
+
+def test_a_thread_that_brings_one_event_does_not_run_those_of_others_for_ever(kept: Kept) -> None:
+    threads: list[int] = []
+    done = threading.Event()
+
+    def on_and_on() -> None:
+        threads.append(threading.get_ident())
+        if len(threads) < 10 * EVENTS_MAX:
+            kept.inbox.put(on_and_on)
+        else:
+            done.set()
+
+    kept.inbox.put(on_and_on)
+    assert done.wait(WITHIN_S)
+    assert threads.count(threading.get_ident()) == EVENTS_MAX
+    assert kept.errors == []
 
 
 def test_a_tick_comes_when_it_is_due_and_a_sooner_one_is_not_missed(kept: Kept) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ringlog.client.sender import Part, Sender
 from ringlog.client.transport import Transport
-from ringlog.errors import Fenced, OutcomeUnknown, Unavailable
+from ringlog.errors import Fenced, InvalidRecord, OutcomeUnknown, Unavailable
 from ringlog.processing import Processor
 from ringlog.query import Cut, Filter, Result, Tail, run_search, run_sql, take_cut
 from ringlog.query.search import Moment
@@ -26,7 +26,7 @@ from ringlog.query.tail import Followed
 from ringlog.query.tail import tail as run_tail
 from ringlog.records import to_record_batch
 from ringlog.replication import Acks
-from ringlog.schema import TABLE_SCHEMA
+from ringlog.schema import RECORD_SCHEMA, TABLE_SCHEMA
 from ringlog.storage import Table
 
 READ_DEADLINE_S = 10.0
@@ -125,7 +125,7 @@ class Pipeline:
             record_bytes_max=settings.record_bytes_max,
         )
         for processor in self._processors:
-            batch = processor(batch)
+            batch = _processed(processor, batch)
         level = acks or settings.acks
         budget = settings.submit_timeout_s if timeout_s is None else timeout_s
         sent = self._sender.submit(batch, level, budget, linger=not wait, wait_s=budget)
@@ -307,3 +307,12 @@ def _then(sent: Future[list[Part]], make: Callable[[list[Part]], Ack]) -> Future
 
     sent.add_done_callback(settle)
     return acked
+
+
+def _processed(processor: Processor, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """What ``processor`` makes of ``batch``. Raises `InvalidRecord` where that is no batch of records."""
+    made = processor(batch)
+    if not isinstance(made, pa.RecordBatch) or not made.schema.equals(RECORD_SCHEMA):
+        found = made.schema if isinstance(made, pa.RecordBatch) else type(made).__name__
+        raise InvalidRecord(f"{processor} must give a RecordBatch with the schema of the one that it got, not {found}")
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ import pyarrow as pa
 from ringlog.client.batcher import Batcher, Group
 from ringlog.client.producer import Batch, Producer, Step
 from ringlog.client.transport import Connection, Transport
-from ringlog.errors import Overloaded, RinglogError, Unavailable
+from ringlog.errors import OutcomeUnknown, Overloaded, RinglogError, Unavailable
 from ringlog.replication import Acks
 from ringlog.routing import Keys, Leading, Routes
 from ringlog.schema import cut, pack, with_values
@@ -46,14 +47,15 @@ class Part:
     end: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Submission:
-    """One call of a user: settled when every part is."""
+    """One call of a user: settled when every part is. ``awaited``: its caller does nothing but wait."""
 
     future: Future[list[Part]]
     nbytes: int
     timeout_s: float
     deadline: float
+    awaited: bool
     open: int = 0
     parts: list[Part] = field(default_factory=list)
     error: RinglogError | None = None
@@ -96,7 +98,11 @@ class Sender:
         )
         self._room = threading.Condition()
         self._held_bytes = 0
-        self._unsettled = 0
+        self._unsettled: set[Submission] = set()
+        self._failed = False
+        # What a user hangs on a future may take long, or call back: it holds up nothing here.
+        self._settled: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        threading.Thread(target=self._keep_telling, name="ringlog-told", daemon=True).start()
         self._inbox = Inbox("ringlog-sender", self._tick, self._wake, self._fail)
 
     @property
@@ -112,7 +118,7 @@ class Sender:
         Raises `Overloaded` when there is no room for it within ``wait_s``.
         """
         batch = with_values(batch)
-        submission = Submission(Future(), batch.nbytes, timeout_s, time.monotonic() + timeout_s)
+        submission = Submission(Future(), batch.nbytes, timeout_s, time.monotonic() + timeout_s, not linger)
         with self._room:
             fits = self._room.wait_for(
                 lambda: (
@@ -126,8 +132,10 @@ class Sender:
                     f"{self._held_bytes} bytes wait for their acknowledgement in this process: submit less, or raise "
                     "client_buffer_bytes_max"
                 )
+            if self._failed:
+                raise Unavailable("this pipeline has failed and sends nothing any more: connect again")
             self._held_bytes += submission.nbytes
-            self._unsettled += 1
+            self._unsettled.add(submission)
         self._inbox.hand(lambda: self._take(batch, acks, submission, linger))
         return submission.future
 
@@ -135,7 +143,7 @@ class Sender:
         """Wait until everything submitted so far is settled; False when time ran out."""
         self._inbox.hand(lambda: self._pack(self._batcher.take()))
         with self._room:
-            return self._room.wait_for(lambda: self._unsettled == 0, timeout_s)
+            return self._room.wait_for(lambda: not self._unsettled, timeout_s)
 
     def refresh(self) -> Routes:
         """Fetch the newest routes now, from the calling thread."""
@@ -146,6 +154,7 @@ class Sender:
     def close(self) -> None:
         """Send nothing any more; what is not settled by now stays unsettled."""
         self._inbox.close()
+        self._settled.put(None)
         for connection in self._connections.values():
             connection.close()
         for connection in self._connections.values():
@@ -329,9 +338,22 @@ class Sender:
             self._refresh(NEWER_S)
 
     def _settle(self, submission: Submission) -> None:
+        if submission.awaited:
+            self._tell(submission)
+        else:
+            self._settled.put(submission)
+
+    def _keep_telling(self) -> None:
+        """In a thread that nobody waits for: what it runs is the users'."""
+        while (submission := self._settled.get()) is not None:
+            self._tell(submission)
+
+    def _tell(self, submission: Submission) -> None:
         with self._room:
+            if submission not in self._unsettled:
+                return  # it was told just before this client failed
+            self._unsettled.discard(submission)
             self._held_bytes -= submission.nbytes
-            self._unsettled -= 1
             self._room.notify_all()
         if submission.error is not None:
             submission.future.set_exception(_with_parts(submission))
@@ -387,8 +409,17 @@ class Sender:
             self._hand(other, batch, time.monotonic())
 
     def _fail(self, error: BaseException) -> None:
-        """An event raised what nothing foresees: whoever waits hears in its own time that the outcome is unknown."""
-        _logger.critical("nothing is sent any more; make another pipeline, and report this: %s", error, exc_info=error)
+        """An event raised what nothing foresees: nothing more is sent, and whoever waits is told what can be known."""
+        _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
+        with self._room:
+            self._failed = True
+            lost = [submission for submission in self._unsettled if not submission.future.done()]
+        for submission in lost:
+            submission.error = OutcomeUnknown(
+                f"the client failed ({error}): the records may be stored. Look with ringlog.sql() before submitting "
+                "them again"
+            )
+            self._settled.put(submission)
 
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:

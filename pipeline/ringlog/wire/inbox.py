@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 Event = Callable[[], None]
+
+EVENTS_MAX = 64
+"""How many events of others a thread runs at most before it may go on with what it has to do itself."""
 
 
 class Inbox:
@@ -42,48 +46,58 @@ class Inbox:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Run ``event`` after all that were put before it; in this thread, or it is another's already."""
+        """Run ``event`` after all that were put before it: in this thread, or another is at it already."""
         self._events.append(event)
-        self._drain()
+        if not self._drain(EVENTS_MAX):
+            self._notify()
 
     def hand(self, event: Event) -> None:
         """Like `put`, but it is the inbox's own thread that runs ``event``, or another that is at it already."""
         self._events.append(event)
+        self._notify()
+
+    def close(self) -> None:
+        """Run what was put before, and nothing any more. Not to be called by an event."""
+        self.hand(self._end)
+        self._thread.join()
+        with self._running:  # until another thread is through with the last
+            pass
+
+    def _end(self) -> None:
+        self._over = True
+        self._notify()
+
+    def _notify(self) -> None:
         with self._clock:
             self._handed = True
             self._clock.notify()
 
-    def close(self) -> None:
-        """Run what was put before, and nothing any more. Not to be called by an event."""
-        self._events.append(self._end)
-        with self._running:  # once another thread is through
-            self._run()
-        with self._clock:
-            self._clock.notify()
-        self._thread.join()
-
-    def _end(self) -> None:
-        self._over = True
-
-    def _drain(self) -> None:
+    def _drain(self, events_max: float) -> bool:
+        """Run events until there are none; False when there are more than ``events_max``."""
         # Whoever runs events looks again after letting go: what was put meanwhile is never left behind.
         while self._events and self._running.acquire(blocking=False):
             try:
-                self._run()
+                events_max = self._run(events_max)
             finally:
                 self._running.release()
+            if events_max <= 0:
+                return not self._events
+        return True
 
-    def _run(self) -> None:
+    def _run(self, events_max: float) -> float:
         try:
-            while self._events:
+            while self._events and events_max > 0:
                 event = self._events.popleft()
+                events_max -= 1
                 if not self._over:
                     event()
             if not self._over:
                 self._set_clock(self._wake())
         except BaseException as error:  # noqa: BLE001  (the state may be anything now)
             self._over = True
+            self._notify()
             self._on_failure(error)
+        return events_max
 
     def _set_clock(self, due: float | None) -> None:
         if due is not None and (self._due is None or due < self._due):
@@ -102,7 +116,7 @@ class Inbox:
                 if pause is not None and pause <= 0:
                     self._due = None
                     self._events.append(self._tick_now)
-            self._drain()
+            self._drain(math.inf)
 
     def _tick_now(self) -> None:
         self._tick(time.monotonic())
