@@ -185,6 +185,18 @@ def test_what_is_compressed_is_refused_before_it_is_unpacked(codec: str) -> None
     assert check_packed(stream(one)) == 10
 
 
+def test_a_dictionary_is_refused_before_it_is_unpacked() -> None:
+    words = pa.array(["z" * 1_000_000] * 10).dictionary_encode()
+    sink = pa.BufferOutputStream()
+    one = pa.RecordBatch.from_arrays([words], names=["body"])
+    with pa.ipc.new_stream(sink, one.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(one)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InvalidRecord, match="comes a dictionary"):
+        check_packed(bytes(sink.getvalue()))
+    assert pa.total_allocated_bytes() - before < 500_000
+
+
 def test_columns_that_share_their_bytes_are_refused() -> None:
     """A few bytes would become many as soon as they are archived."""
     rows = [{"body": "y" * 10_000, "service": "s", "host": "h", "scope": "c"}] * 50

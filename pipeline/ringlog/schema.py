@@ -169,6 +169,8 @@ def _check_plain(payload: bytes | memoryview | pa.Buffer) -> None:
     try:
         pa.ipc.read_message(source)  # the schema
         message = pa.ipc.read_message(source)
+        if message.type != "record batch":
+            raise ValueError(f"after its schema comes a {message.type}, not its batch")
         metadata = message.metadata.to_pybytes()
         (root,) = struct.unpack_from("<I", metadata)
         if _field_of(metadata, _indirect(metadata, _field_of(metadata, root, 2)), 3):
