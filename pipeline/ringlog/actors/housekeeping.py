@@ -67,8 +67,8 @@ class Housekeeping:
     def _promote(self, snapshot: Snapshot) -> list[str]:
         """Make the columns that the settings ask for; why some cannot be made.
 
-        Here and not in an archiver: delta-rs holds Python's lock while it alters a table, and a store that hangs would
-        stop the shard actor with all that it leads.
+        Here and not in an archiver: delta-rs holds Python's lock while it sets a table's properties, and a store that
+        hangs would stop the shard actor with all that it leads.
         """
         try:
             promote(self._table, snapshot, self._settings.promoted)
