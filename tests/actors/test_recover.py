@@ -293,7 +293,9 @@ def test_a_candidate_that_falls_silent_is_not_waited_for(tmp_path: Path, quick: 
     )
     # shard-0's leader goes; of the two that are left, each leads one, and the first in order is asked.
     watched.trio.stop("shard-0")
-    eventually(lambda: (one := watched.controller._tries.get(SHARD)) is not None and one.candidate == "shard-1")
+    eventually(
+        lambda: (SHARD, "shard-1") in {(one.what, one.candidate) for one in watched.controller._tries.under_way()}
+    )
     watched.trio.hosts["shard-0"] = watched.trio.host("shard-0")
     watched.household.remotes["shard-0"]._host = watched.trio.hosts["shard-0"]
     watched.trio.stop("shard-1")

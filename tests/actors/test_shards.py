@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from deltalake import DeltaTable
 
 from actors import test_recover
-from actors.test_shard import CLIENTS, TOKEN, WITHIN_S, Trio, eventually
+from actors.test_shard import CLIENTS, SHARD, TOKEN, WITHIN_S, Client, Trio, eventually
 from ringlog.actors.controller import Controller
 from ringlog.actors.household import change_shards, read_plan
+from ringlog.actors.shard import Place
 from ringlog.control import Plan, shard_names
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
 from ringlog.metadata import MemoryStore, Versioned, open_store, read_all_decided
@@ -23,6 +25,7 @@ from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from
 from ringlog.records import to_record_batch
 from ringlog.replication import Submit
 from ringlog.schema import pack
+from ringlog.storage.journal import STATE, read_state
 from ringlog.wire import Acknowledged, Declined, decode, encode, open_stream
 
 LAST = "shard-3"
@@ -36,6 +39,8 @@ class Remote(test_recover.Remote):
         self._house = house
 
     def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        if method == "flush":
+            self._house.before_flush()
         answer = super().call(method, *arguments, timeout_s=timeout_s)
         if method == "take_over" and arguments[-1]:
             self._house.step("retired")
@@ -60,7 +65,10 @@ class Router:
 
 
 class House:
-    """Begins the actors that are asked for. ``cut``: the step after which the controller dies, once."""
+    """Begins the actors that are asked for. ``cut``: the step after which the controller dies, once.
+
+    ``before_flush`` is called by whoever is about to have something archived.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.trio = Trio(folder)
@@ -68,6 +76,8 @@ class House:
         self.store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(PipelineRecord.new(3)), 0)
         self.cut: str | None = None
         self.died = threading.Event()
+        self.before_flush: Callable[[], None] = lambda: None
+        self.looks = 0
 
     def step(self, name: str) -> None:
         if name == self.cut:
@@ -93,6 +103,7 @@ class House:
         raise AssertionError("nothing moves")
 
     def plan(self) -> Plan:
+        self.looks += 1
         return read_plan(self.store, None)
 
     def change_shards(self, shards: int) -> None:
@@ -127,7 +138,13 @@ class Watched:
         )
 
     def decided(self) -> dict[str, Any]:
-        return read_all_decided(self.house.store, [f"shard-{number}" for number in range(4)], WITHIN_S)
+        return read_all_decided(self.house.store, [f"shard-{number}" for number in range(5)], WITHIN_S)
+
+    def journals(self, shard: str) -> dict[str, str]:
+        """Who has a journal of it on its disk, and under which id."""
+        folders = (self.house.trio.folder / "journals").glob(f"*/{shard}")
+        states = {folder.parent.name: read_state(folder / STATE) for folder in folders}
+        return {actor: state["id"] for actor, state in states.items() if state is not None}
 
     def submit(self, shard: str, producer: str, sequence: int = 0, since: int = 0, epoch: int | None = None) -> Any:
         """One record, to whoever leads ``shard`` by the routes."""
@@ -252,6 +269,55 @@ def test_one_that_is_taken_up_again_goes_on_where_it_ended_and_says_that_it_know
     assert new.start == 1
     watched.controller.flush(WITHIN_S)
     assert [offset for offset, _ in watched.rows(LAST)] == [0, 1]
+
+
+def test_a_journal_that_promised_a_later_epoch_than_that_of_the_retirement_is_not_removed(tmp_path: Path) -> None:
+    with contextlib.closing(Trio(tmp_path)) as trio:
+        _retired_and_led_again(trio)
+
+
+def _retired_and_led_again(trio: Trio) -> None:
+    def lead(decision: int, retire: bool = False) -> int:
+        places = [Place(host.replica_id(SHARD), actor, host.location) for actor, host in trio.hosts.items()]
+        locations = {actor: host.location for actor, host in trio.hosts.items()}
+        return trio.hosts["shard-0"].take_over(SHARD, places, locations, False, decision, retire)
+
+    def ids() -> list[str]:
+        return [host.replica_id(SHARD) for host in trio.hosts.values()]
+
+    assert (lead(1), lead(2, retire=True), lead(3)) == (1, 2, 3)
+    before = ids()
+    client = Client(trio.hosts["shard-0"], epoch=3)
+    assert isinstance(client.submit(0), Acknowledged)
+    for host in trio.hosts.values():
+        host.forget(SHARD, 2)
+    assert ids() == before
+    assert isinstance(client.submit(1), Acknowledged)
+
+
+def test_a_controller_whose_look_at_the_plan_is_old_removes_nothing_that_is_counted_again(watched: Watched) -> None:
+    watched.controller.change_shards(5)
+    eventually(lambda: watched.complete(5))
+    assert isinstance(watched.submit("shard-4", "p"), Acknowledged)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        if LAST not in watched.controller._plan.retired:
+            raise Unavailable("shard-4 is not archived before shard-3 is gone")
+        held.set()
+        assert go_on.wait(WITHIN_S)
+
+    watched.house.before_flush = hold
+    watched.controller.change_shards(3)
+    assert held.wait(WITHIN_S)
+    watched.controller.change_shards(5)
+    eventually(lambda: watched.decided()[LAST].state == "open" and watched.complete(5))
+    assert isinstance(watched.submit(LAST, "q"), Acknowledged)
+    counted = {member.actor: member.id for member in watched.decided()[LAST].members}
+    looks = watched.house.looks
+    go_on.set()
+    eventually(lambda: watched.house.looks >= looks + 2)
+    assert watched.journals(LAST) == counted
 
 
 def test_what_comes_while_it_is_about_to_be_retired_is_acknowledged_and_kept(watched: Watched) -> None:

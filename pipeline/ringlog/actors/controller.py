@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.actors.surroundings import Household
+from ringlog.actors.tries import Tries, Try, home
 from ringlog.control import Plan, Reconciler, TakeOver
 from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
@@ -45,14 +46,6 @@ ACCEPT_LOSS_DEADLINE_S = 150.0
 """Longer than a try that is under way, actors that begin anew, and a take-over that waits for the lost, together."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Try:
-    """What is tried just now, one at a time: to take over a shard, or to bring an actor; who should lead it."""
-
-    what: str
-    candidate: str | None
-
-
 class Controller:
     """Watches the shard actors of one pipeline, which ``household`` brings and brings back.
 
@@ -83,8 +76,7 @@ class Controller:
         self._move: Move | None = None
         self._move_until = 0.0
         self._trouble: dict[str, str] = {}
-        self._tries: dict[str, _Try] = {}  # by shard: what is under way, one at a time
-        self._ended = threading.Condition()
+        self._tries = Tries()
         self._closed = threading.Event()
         self._changed = threading.Event()
         self._unpublished = threading.Event()
@@ -166,7 +158,7 @@ class Controller:
         """
         if shard not in self._reconciler.shards:
             raise ConfigurationError(f"there is no {shard}: the shards are {', '.join(self._reconciler.shards)}")
-        this = self._begin_try(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2)
+        this = self._tries.begin(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2)
         if this is None:
             raise Unavailable(f"a takeover of {shard} does not come to its end: try again")
         try:
@@ -179,7 +171,7 @@ class Controller:
             self._trouble.pop(shard, None)
             return epoch
         finally:
-            self._end_try(this)
+            self._tries.end(this)
 
     def _gathered(self, shard: str, statuses: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """The statuses once enough actors answer; as many as are lacking begin anew elsewhere, if their nodes are gone.
@@ -190,7 +182,7 @@ class Controller:
         for actor in self._reconciler.wished(shard):
             if not lacking or actor in statuses:
                 continue
-            this = self._begin_try(_home(actor), wait_s=CALL_DEADLINE_S)
+            this = self._tries.begin(home(actor), wait_s=CALL_DEADLINE_S)
             if this is not None:
                 lacking -= self._bring(this, actor, anywhere=True)
         deadline = time.monotonic() + GATHER_S
@@ -258,11 +250,11 @@ class Controller:
         move = self._moving(statuses, time.monotonic())
         moving = None if move is None else move.actor
         for takeover in self._reconciler.decide(statuses, time.monotonic(), self._leaving, moving):
-            this = self._begin_try(takeover.shard, candidate=takeover.candidate)
+            this = self._tries.begin(takeover.shard, candidate=takeover.candidate)
             if this is not None:
                 self._tasks.submit(self._take_over, this, takeover, statuses)
         if move is not None and self._reconciler.released(move.actor, statuses):
-            this = self._begin_try(_home(move.actor))
+            this = self._tries.begin(home(move.actor))
             if this is not None:
                 self._tasks.submit(self._carry_out, this, move)
         self._look_after(statuses, time.monotonic())
@@ -273,14 +265,14 @@ class Controller:
         Nothing of it need be undone: the actor has all that it had, and is made a member again.
         """
         move = self._move
-        if move is None or _home(move.actor) in self._tries:
+        if move is None or home(move.actor) in self._tries:
             return move
         if now > self._move_until or self._leaving or any(name not in statuses for name in self._reconciler.actors):
             _logger.warning("%s does not move now: somebody is away, or it takes too long", move.actor)
             self._move = move = None
         return move
 
-    def _carry_out(self, this: _Try, move: Move) -> None:
+    def _carry_out(self, this: Try, move: Move) -> None:
         """Nobody counts on what the actor has: let it begin anew."""
         try:
             self._attach(move.actor, self._household.move(move))
@@ -289,7 +281,7 @@ class Controller:
             _logger.warning("%s could not be moved: %s", move.actor, error)
         finally:
             self._move = None
-            self._end_try(this)
+            self._tries.end(this)
 
     def _keep_to_the_plan(self) -> None:
         """What the metadata says there should be, step by step; whoever comes next finds each step again from there.
@@ -301,7 +293,7 @@ class Controller:
             try:
                 plan = self._adopt(self._household.plan())
                 self._retire(plan)
-                self._dismiss(plan)
+                self._dismiss(self._plan or plan)  # it took long, perhaps: what is gone may be wanted again
                 settled = plan.settled
             except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
                 _logger.warning("which shards there should be cannot be seen to now: %s", error)
@@ -331,38 +323,45 @@ class Controller:
                 self._shards[leader].call("flush", FLUSH_S, timeout_s=FLUSH_S + CALL_DEADLINE_S)
                 continue
             alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
-            this = self._begin_try(shard, candidate=leader)
+            this = self._tries.begin(shard, candidate=leader)
             if this is not None:
                 self._take_over(this, TakeOver(shard, leader, alive), statuses, retire=True)
                 self._replan.set()
 
     def _dismiss(self, plan: Plan) -> None:
-        """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do."""
-        for shard in plan.gone + plan.lingering:
-            for actor, status in self._heartbeats.statuses().items():
-                if shard in status["keeping"] and actor not in plan.gone:
-                    self._shards[actor].call("forget", shard, timeout_s=CALL_DEADLINE_S)
-        for actor in set(plan.gone) - self._dismissed:
-            this = self._begin_try(_home(actor))
-            if this is None:
-                continue
-            try:
-                if plan == self._plan:  # else it may be wanted again
-                    self._heartbeats.forget(actor)
-                    self._shards.pop(actor, None)
-                    self._household.dismiss(actor)
-                    self._dismissed.add(actor)
-            finally:
-                self._end_try(this)
+        """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do.
+
+        Whoever has promised an epoch after the retirement keeps its journal: the plan may be old by now.
+        """
+        statuses = self._heartbeats.statuses()
+        steps: list[Callable[[], object]] = [
+            partial(remote.call, "forget", shard, epoch, timeout_s=CALL_DEADLINE_S)
+            for actor, remote in list(self._shards.items())
+            for shard, epoch in plan.retired.items()
+            if shard in statuses.get(actor, {}).get("keeping", ()) and actor not in plan.gone
+        ]
+        _do_all([*steps, *(partial(self._let_go, actor, plan) for actor in sorted({*plan.gone} - self._dismissed))])
+
+    def _let_go(self, actor: str, plan: Plan) -> None:
+        """End an actor that nobody needs."""
+        this = self._tries.begin(home(actor))
+        if this is None:
+            return
+        try:
+            if plan == self._plan:  # else it may be wanted again
+                self._heartbeats.forget(actor)
+                self._shards.pop(actor, None)
+                self._household.dismiss(actor)
+                self._dismissed.add(actor)
+        finally:
+            self._tries.end(this)
 
     def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         """A candidate that is silent holds up nobody: another may try, and fences it should it go on."""
-        with self._ended:
-            tries = list(self._tries.values())
-        for one in tries:
+        for one in self._tries.under_way():
             if one.candidate is not None and one.candidate not in statuses:
                 self._reconciler.failed(one.what, time.monotonic())
-                self._end_try(one)
+                self._tries.end(one)
 
     def _look_after(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> None:
         """Bring every actor that is not there, or find out what became of it."""
@@ -375,14 +374,14 @@ class Controller:
             missed = actor not in self._shards or absent_s >= ABSENT_S[0]
             if not missed or now < self._look_again_at.get(actor, 0.0):
                 continue
-            this = self._begin_try(_home(actor))
+            this = self._tries.begin(home(actor))
             if this is not None:
                 self._look_again_at[actor] = now + min(max(absent_s / 4, ABSENT_S[0]), ABSENT_S[1])
                 needed = not self._reconciler.dispensable(actor, statuses)
                 for_good = absent_s >= REPLACE_S or actor in self._leaving
                 self._tasks.submit(self._bring, this, actor, for_good and not needed)
 
-    def _bring(self, this: _Try, actor: str, anywhere: bool) -> bool:
+    def _bring(self, this: Try, actor: str, anywhere: bool) -> bool:
         """Whether it is on its way; ends ``this`` try."""
         try:
             remote = self._household.summon(actor, anywhere, self._reconciler.groups())
@@ -393,7 +392,7 @@ class Controller:
             _logger.warning("%s cannot be brought back now: %s", actor, error)
             return False
         finally:
-            self._end_try(this)
+            self._tries.end(this)
 
     def _attach(self, actor: str, remote: Remote) -> None:
         self._shards[actor] = remote
@@ -446,21 +445,21 @@ class Controller:
         self._draining.told(plan.retiring, time.monotonic())
 
     def _take_over(
-        self, this: _Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], retire: bool = False
+        self, this: Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], retire: bool = False
     ) -> None:
         shard = takeover.shard
-        if self._tries.get(shard) is not this:
+        if not self._tries.goes_on(this):
             return  # given up before it began
         try:
             self._lead(takeover, statuses, retire=retire)
             self._trouble.pop(shard, None)
         except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
             _logger.warning("%s could not be taken over and will be tried again: %s", shard, error)
-            if self._tries.get(shard) is this:  # else it was given up, and another is under way or has come to its end
+            if self._tries.goes_on(this):  # else it was given up, and another is under way or has come to its end
                 self._trouble[shard] = f"{type(error).__name__}: {error}"
                 self._reconciler.failed(shard, time.monotonic())
         finally:
-            self._end_try(this)
+            self._tries.end(this)
 
     def _lead(
         self,
@@ -484,21 +483,14 @@ class Controller:
         epoch: int = candidate.call("take_over", shard, places, locations, *how, timeout_s=deadline_s)
         return epoch
 
-    def _begin_try(self, what: str, candidate: str | None = None, wait_s: float = 0.0) -> _Try | None:
-        """The caller's try of ``what``, until `_end_try`; waits for that of another, and is None if it does not end."""
-        with self._ended:
-            if not self._ended.wait_for(lambda: what not in self._tries, wait_s):
-                return None
-            self._tries[what] = _Try(what, candidate)
-            return self._tries[what]
 
-    def _end_try(self, this: _Try) -> None:
-        with self._ended:
-            if self._tries.get(this.what) is this:
-                del self._tries[this.what]
-                self._ended.notify_all()
-
-
-def _home(actor: str) -> str:
-    """What is tried when an actor is brought back; one try at a time, like a take-over of a shard."""
-    return f"the home of {actor}"
+def _do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Each of them, whatever becomes of the others. Raises `Unavailable`, saying what kept some from it."""
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (raised below, with those of the others)
+            errors.append(str(error))
+    if errors:
+        raise Unavailable("; ".join(errors))

@@ -56,8 +56,8 @@ class _ShardActor:
     def take_over(self, shard: str, places: list[tuple[str, str, str]], locations: Mapping[str, str], *how: Any) -> int:
         return self._host.take_over(shard, [Place(*place) for place in places], locations, *how)
 
-    def forget(self, shard: str) -> None:
-        self._host.forget(shard)
+    def forget(self, shard: str, epoch: int) -> None:
+        self._host.forget(shard, epoch)
 
     def flush(self, timeout_s: float) -> dict[str, int]:
         return self._host.flush(timeout_s)

@@ -173,10 +173,10 @@ class ShardHost:
                 f"the takeover of {shard} waits for {self._call(lambda: self._waits_for(shard))}"
             ) from None
 
-    def forget(self, shard: str) -> None:
-        """Remove this actor's journal of ``shard``: it is retired, and nobody counts on it."""
+    def forget(self, shard: str, epoch: int) -> None:
+        """Remove this actor's journal of ``shard``, which was retired in ``epoch``; one that promised a later stays."""
         with self._forgetting:  # nobody opens it before it is gone
-            hosted = self._call(lambda: self._forget(shard))
+            hosted = self._call(lambda: self._forget(shard, epoch))
             if hosted is not None:
                 hosted.remove()
 
@@ -319,9 +319,9 @@ class ShardHost:
             self._note_change()
         return self._participants[shard]
 
-    def _forget(self, shard: str) -> HostedParticipant | None:
-        hosted = self._participants.get(shard)
-        if hosted is None or hosted.core.leader is not None or hosted.core.takeover is not None:
+    def _forget(self, shard: str, epoch: int) -> HostedParticipant | None:
+        core = self._participants[shard].core if shard in self._participants else None
+        if core is None or core.leader or core.takeover or core.replica.promised > epoch:
             return None
         self._deadlines.pop(shard, None)
         self._note_change()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ringlog.replication import ShardState
 
@@ -33,7 +33,8 @@ class Plan:
 
     ``shards`` are those that should be; ``retiring`` are led, but take no new keys, until they can be retired for good.
     ``lingering`` are the actors of none of these on whose journals some shard still counts; ``gone`` are the names of
-    shards that are retired, and on whose actors nobody counts any more.
+    shards that are retired, and on whose actors nobody counts any more. ``retired`` is the epoch in which each of them
+    was retired.
     """
 
     version: int
@@ -41,6 +42,7 @@ class Plan:
     retiring: tuple[str, ...] = ()
     lingering: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    retired: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def led(self) -> tuple[str, ...]:
@@ -75,4 +77,6 @@ def plan_of(version: int, shards: int, most: int, decided: Mapping[str, ShardSta
     counted = {member.actor for state in decided.values() for member in state.members}
     left = tuple(one for one in others if one not in retiring)
     lingering = tuple(one for one in left if one in counted)
-    return Plan(version, wanted, retiring, lingering, tuple(one for one in left if one not in counted))
+    gone = tuple(one for one in left if one not in counted)
+    retired = {one: decided[one].epoch for one in left if one in decided}
+    return Plan(version, wanted, retiring, lingering, gone, retired)
