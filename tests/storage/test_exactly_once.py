@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from ringlog.errors import Overloaded, Unavailable
+from ringlog.schema import Promoted
 from ringlog.storage import Flush, Snapshot, Table, write_segments
+from ringlog.storage.evolution import _add
+from ringlog.storage.promotion import since
 from s3proxy import FAULTS, Door, Request, Script, always
 from storage.outage import outage
 from storage.schedule import SERVERS, Load, Scene, Server, run, stage
@@ -77,6 +80,19 @@ def test_a_commit_that_meets_a_fault_is_stored_once(archiving: Archiving, kind: 
     after = archiving.table.commit(archiving.before, [flush])
     assert archiving.door.met[kind] == 1
     assert (after.version, after.stored("a"), offsets(after)) == (archiving.before.version + 1, 15, list(range(15)))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_column_whose_commit_meets_a_fault_is_added_once(archiving: Archiving, kind: str) -> None:
+    """Without its statistics: delta-rs sets a property under Python's lock, which the proxy needs to answer it."""
+    wanted = (Promoted("loss", "number"),)
+    archiving.door.plan = Script((kind, "listing" if kind == "stale listing" else "PUT"))
+    after = archiving.table.alter(lambda delta: _add(delta, wanted), lambda found: found.promoted == wanted)
+    assert archiving.door.met[kind] == 1
+    added = since(after.delta)["loss"]
+    assert archiving.table.at(added).promoted == wanted
+    assert archiving.table.at(added - 1).promoted == ()
+    assert offsets(archiving.table.commit(after, [archiving.flush("a", 10, 5)])) == list(range(15))
 
 
 @pytest.mark.parametrize("kind", ["500 after", "503 after", "truncated read", "asked twice"])
