@@ -20,7 +20,7 @@ from ringlog.actors.household import change_shards, read_plan
 from ringlog.actors.shard import Place
 from ringlog.control import Plan, shard_names
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
-from ringlog.metadata import MemoryStore, Versioned, open_store, read_all_decided
+from ringlog.metadata import MemoryStore, Versioned, open_store, read_all_decided, read_pipeline
 from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from_bytes, pipeline_to_bytes
 from ringlog.records import to_record_batch
 from ringlog.replication import Submit
@@ -318,6 +318,27 @@ def test_a_controller_whose_look_at_the_plan_is_old_removes_nothing_that_is_coun
     go_on.set()
     eventually(lambda: watched.house.looks >= looks + 2)
     assert watched.journals(LAST) == counted
+
+
+def test_a_shard_that_is_wanted_again_while_it_is_retired_is_retired_by_the_earlier_decision(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown(watched)
+    lead, decided = watched.controller._lead, threading.Event()
+
+    def decide_and_lead(*arguments: Any, retire: bool = False) -> int:
+        if retire and not decided.is_set():
+            decided.set()
+            watched.controller.change_shards(4)
+        return lead(*arguments, retire=retire)
+
+    monkeypatch.setattr(watched.controller, "_lead", decide_and_lead)
+    watched.controller.change_shards(3)
+    eventually(lambda: watched.decided()[LAST].retired > 0)
+    _, newest = read_pipeline(watched.house.store)
+    assert watched.decided()[LAST].retired == newest - 1
+    eventually(lambda: watched.complete(4))
+    assert isinstance(watched.submit(LAST, "p"), Acknowledged)
 
 
 def test_what_comes_while_it_is_about_to_be_retired_is_acknowledged_and_kept(watched: Watched) -> None:

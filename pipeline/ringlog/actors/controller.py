@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from ringlog.actors.tries import Tries, Try, home
 from ringlog.control import Plan, Reconciler, TakeOver
 from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
-from ringlog.control.reconcile import leader_of
+from ringlog.control.reconcile import Statuses, leader_of
 from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
 from ringlog.replication.takeover import LOSS_GRACE_S
 
@@ -156,8 +156,9 @@ class Controller:
         Where too few actors are left for it, some whose nodes are gone begin anew on others, with empty journals.
         Raises `Conflict` where it is led and so nothing is to be given up, and `Unavailable`, saying what is missing.
         """
-        if shard not in self._reconciler.shards:
-            raise ConfigurationError(f"there is no {shard}: the shards are {', '.join(self._reconciler.shards)}")
+        plan = self._followed or Plan(0, ())
+        if shard not in plan.led:
+            raise ConfigurationError(f"there is no {shard}: the shards are {', '.join(plan.led) or 'not known yet'}")
         this = self._tries.begin(shard, wait_s=ACCEPT_LOSS_DEADLINE_S / 2)
         if this is None:
             raise Unavailable(f"a takeover of {shard} does not come to its end: try again")
@@ -167,7 +168,7 @@ class Controller:
             if leader is not None:
                 raise Conflict(f"{shard} is led by {leader}: nothing was given up. Look again with `ringlog recover`")
             statuses = self._gathered(shard, statuses)
-            epoch = self._lead(self._reconciler.forced(shard, statuses), statuses, accept_loss=True)
+            epoch = self._lead(self._reconciler.forced(shard, statuses), statuses, plan.version, accept_loss=True)
             self._trouble.pop(shard, None)
             return epoch
         finally:
@@ -252,14 +253,14 @@ class Controller:
         for takeover in self._reconciler.decide(statuses, time.monotonic(), self._leaving, moving):
             this = self._tries.begin(takeover.shard, candidate=takeover.candidate)
             if this is not None:
-                self._tasks.submit(self._take_over, this, takeover, statuses)
+                self._tasks.submit(self._take_over, this, takeover, statuses, plan.version)
         if move is not None and self._reconciler.released(move.actor, statuses):
             this = self._tries.begin(home(move.actor))
             if this is not None:
                 self._tasks.submit(self._carry_out, this, move)
         self._look_after(statuses, time.monotonic())
 
-    def _moving(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> Move | None:
+    def _moving(self, statuses: Statuses, now: float) -> Move | None:
         """The move that is to be made. It is given up where anybody goes away, or it takes too long.
 
         Nothing of it need be undone: the actor has all that it had, and is made a member again.
@@ -325,7 +326,7 @@ class Controller:
             alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
             this = self._tries.begin(shard, candidate=leader)
             if this is not None:
-                self._take_over(this, TakeOver(shard, leader, alive), statuses, retire=True)
+                self._take_over(this, TakeOver(shard, leader, alive), statuses, plan.version, retire=True)
                 self._replan.set()
 
     def _dismiss(self, plan: Plan) -> None:
@@ -356,14 +357,14 @@ class Controller:
         finally:
             self._tries.end(this)
 
-    def _give_up_silent(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    def _give_up_silent(self, statuses: Statuses) -> None:
         """A candidate that is silent holds up nobody: another may try, and fences it should it go on."""
         for one in self._tries.under_way():
             if one.candidate is not None and one.candidate not in statuses:
                 self._reconciler.failed(one.what, time.monotonic())
                 self._tries.end(one)
 
-    def _look_after(self, statuses: Mapping[str, Mapping[str, Any]], now: float) -> None:
+    def _look_after(self, statuses: Statuses, now: float) -> None:
         """Bring every actor that is not there, or find out what became of it."""
         for actor in self._reconciler.actors:
             if actor in statuses:
@@ -424,7 +425,7 @@ class Controller:
                 _logger.debug("the router is not told now: %s", error)
                 self._closed.wait(ROUND_S)
 
-    def _publish(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    def _publish(self, statuses: Statuses) -> None:
         plan = self._plan
         if plan is None:
             return
@@ -445,13 +446,13 @@ class Controller:
         self._draining.told(plan.retiring, time.monotonic())
 
     def _take_over(
-        self, this: Try, takeover: TakeOver, statuses: Mapping[str, Mapping[str, Any]], retire: bool = False
+        self, this: Try, takeover: TakeOver, statuses: Statuses, decision: int, retire: bool = False
     ) -> None:
         shard = takeover.shard
         if not self._tries.goes_on(this):
             return  # given up before it began
         try:
-            self._lead(takeover, statuses, retire=retire)
+            self._lead(takeover, statuses, decision, retire=retire)
             self._trouble.pop(shard, None)
         except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
             _logger.warning("%s could not be taken over and will be tried again: %s", shard, error)
@@ -462,13 +463,12 @@ class Controller:
             self._tries.end(this)
 
     def _lead(
-        self,
-        takeover: TakeOver,
-        statuses: Mapping[str, Mapping[str, Any]],
-        accept_loss: bool = False,
-        retire: bool = False,
+        self, takeover: TakeOver, statuses: Statuses, decision: int, accept_loss: bool = False, retire: bool = False
     ) -> int:
-        """Let the candidate lead, or retire the shard; the epoch. Raises whatever kept it from that."""
+        """Let the candidate lead, or retire the shard, as was decided then; the epoch. Raises what kept it from that.
+
+        ``decision`` is never a later one than that by which this is wanted, or the shard could not be taken up again.
+        """
         shard = takeover.shard
         locations = {actor: status["location"] for actor, status in statuses.items()}
         places = []
@@ -478,7 +478,6 @@ class Controller:
             places.append((id, actor, locations[actor]))
         deadline_s = TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0)
         candidate = self._shards[takeover.candidate]
-        decision = self._plan.version if self._plan else 0
         how = (accept_loss, decision, retire)
         epoch: int = candidate.call("take_over", shard, places, locations, *how, timeout_s=deadline_s)
         return epoch
