@@ -302,3 +302,24 @@ def test_a_candidate_that_falls_silent_is_not_waited_for(tmp_path: Path, quick: 
     eventually(lambda: watched.status()["leader"] in ("shard-0", "shard-2"))
     answers.set()
     watched.close()
+
+
+def test_a_member_that_ends_before_it_says_who_it_is_keeps_no_shard_without_a_leader(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Remote.call
+
+    def ends(remote: Remote, method: str, *arguments: Any, timeout_s: float) -> Any:
+        if method == "replica_id" and remote._host.actor == "shard-2":
+            raise Unavailable("its process has ended")
+        return whole(remote, method, *arguments, timeout_s=timeout_s)
+
+    monkeypatch.setattr(Remote, "call", ends)
+    watched = Watched(tmp_path)
+    short = watched.await_condition("incomplete")
+    assert set(short["members"]) == {"shard-0", "shard-1"}
+    eventually(lambda: "its process has ended" in (watched.status()["trouble"] or ""))
+    assert watched.status()["epoch"] == short["epoch"], "whoever leads goes on"
+    monkeypatch.setattr(Remote, "call", whole)
+    watched.await_condition("complete")
+    watched.close()

@@ -16,7 +16,7 @@ from ringlog.actors.tries import Tries, Try, home
 from ringlog.control import Plan, Reconciler, TakeOver
 from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
-from ringlog.control.reconcile import Statuses, leader_of
+from ringlog.control.reconcile import Statuses, leader_of, leaders_of
 from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
 from ringlog.replication.takeover import LOSS_GRACE_S
 
@@ -429,17 +429,7 @@ class Controller:
         plan = self._plan
         if plan is None:
             return
-        leaders, committed = {}, {}
-        for shard in plan.led:
-            actor = leader_of(shard, statuses)
-            if actor is not None:
-                committed[shard] = statuses[actor]["leading"][shard]["committed"]
-                leaders[shard] = {
-                    "shard": shard,
-                    "actor": actor,
-                    "location": statuses[actor]["location"],
-                    "epoch": statuses[actor]["leading"][shard]["epoch"],
-                }
+        leaders, committed = leaders_of(plan.led, statuses)
         taken = {actor: status["appended_bytes"] for actor, status in statuses.items()}
         told = (plan.version, plan.led, plan.retiring, leaders, committed, taken)
         self._router.call("publish", *told, timeout_s=CALL_DEADLINE_S)
@@ -474,7 +464,12 @@ class Controller:
         places = []
         for actor in takeover.members:
             kept = statuses[actor]["keeping"].get(shard)
-            id = kept["id"] if kept else self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
+            try:
+                id = kept["id"] if kept else self._shards[actor].call("replica_id", shard, timeout_s=CALL_DEADLINE_S)
+            except Unavailable:
+                if leader_of(shard, statuses) is not None:
+                    raise
+                continue  # it has just ended: nobody waits for it where nobody leads
             places.append((id, actor, locations[actor]))
         deadline_s = TAKEOVER_DEADLINE_S + (LOSS_GRACE_S if accept_loss else 0.0)
         candidate = self._shards[takeover.candidate]

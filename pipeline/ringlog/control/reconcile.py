@@ -216,6 +216,19 @@ def leader_of(shard: str, statuses: Statuses) -> str | None:
     return max(leading)[1] if leading else None
 
 
+def leaders_of(shards: Sequence[str], statuses: Statuses) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """As the router is told it: who leads each of ``shards`` and where that listens; and how far each is committed."""
+    leaders, committed = {}, {}
+    for shard in shards:
+        actor = leader_of(shard, statuses)
+        if actor is not None:
+            led = statuses[actor]["leading"][shard]
+            where = statuses[actor]["location"]
+            leaders[shard] = {"shard": shard, "actor": actor, "location": where, "epoch": led["epoch"]}
+            committed[shard] = led["committed"]
+    return leaders, committed
+
+
 def _members(shard: str, statuses: Statuses) -> Mapping[str, Mapping[str, Any]]:
     """By actor: the members with which the leader's epoch opened; none where nobody leads."""
     leader = leader_of(shard, statuses)
