@@ -17,13 +17,13 @@ from actors import test_recover
 from actors.test_shard import CLIENTS, SHARD, TOKEN, WITHIN_S, Client, Trio, eventually
 from ringlog.actors.controller import Controller
 from ringlog.actors.household import change_shards, read_plan
-from ringlog.actors.shard import Place
+from ringlog.actors.shard import Place, ShardHost
 from ringlog.control import Plan, shard_names
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
 from ringlog.metadata import MemoryStore, Versioned, open_store, read_all_decided, read_pipeline
 from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from_bytes, pipeline_to_bytes
 from ringlog.records import to_record_batch
-from ringlog.replication import Submit
+from ringlog.replication import CompareAndSet, Standing, Submit
 from ringlog.schema import pack
 from ringlog.storage.journal import STATE, read_state
 from ringlog.wire import Acknowledged, Declined, decode, encode, open_stream
@@ -339,6 +339,34 @@ def test_a_shard_that_is_wanted_again_while_it_is_retired_is_retired_by_the_earl
     assert watched.decided()[LAST].retired == newest - 1
     eventually(lambda: watched.complete(4))
     assert isinstance(watched.submit(LAST, "p"), Acknowledged)
+
+
+def test_a_take_over_that_claims_nothing_before_its_shard_is_not_wanted_any_more_opens_nothing(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 1.0)
+    held, go_on, late = threading.Event(), threading.Event(), threading.Event()
+    write = ShardHost._compare_and_set
+
+    def hold(host: ShardHost, change: CompareAndSet) -> Standing:
+        if change.state.shard != LAST or held.is_set():
+            return write(host, change)
+        held.set()
+        assert go_on.wait(WITHIN_S)
+        late.set()
+        return write(host, change)
+
+    monkeypatch.setattr(ShardHost, "_compare_and_set", hold)
+    watched.controller.change_shards(4)
+    assert held.wait(WITHIN_S)
+    watched.controller.change_shards(3)
+    eventually(lambda: LAST in watched.decided() and watched.decided()[LAST].state == "retired")
+    go_on.set()
+    assert late.wait(WITHIN_S)
+    eventually(lambda: watched.complete(3) and LAST not in watched.house.trio.hosts)
+    state = watched.decided()[LAST]
+    assert (state.state, state.members, state.retired) == ("retired", (), read_pipeline(watched.house.store)[1])
+    eventually(lambda: watched.journals(LAST) == {})
 
 
 def test_what_comes_while_it_is_about_to_be_retired_is_acknowledged_and_kept(watched: Watched) -> None:

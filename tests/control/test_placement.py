@@ -10,9 +10,9 @@ from ringlog.control.draining import LEFT_S, QUIET_S, Draining
 from ringlog.replication import Member, ShardState
 
 
-def state(shard: str, state: str, *actors: str) -> ShardState:
+def state(shard: str, state: str, *actors: str, retired: int = 0) -> ShardState:
     members = tuple(Member(f"id of {actor}", actor) for actor in actors)
-    return ShardState(shard, 3, state, "shard-0", "nonce", members, 2)  # type: ignore[arg-type]
+    return ShardState(shard, 3, state, "shard-0", "nonce", members, 2, retired=retired)  # type: ignore[arg-type]
 
 
 OPEN = {
@@ -32,16 +32,23 @@ def test_a_shard_above_the_number_is_led_until_it_is_retired_with_the_members_th
 
 
 def test_its_actor_runs_as_long_as_another_shard_counts_on_a_journal_that_it_has() -> None:
-    retired = state("shard-3", "retired")
+    retired = state("shard-3", "retired", retired=7)
     plan = plan_of(7, 3, 4, {**OPEN, "shard-3": retired})
     assert (plan.led, plan.actors, plan.lingering, plan.gone) == (shard_names(3), shard_names(4), ("shard-3",), ())
     moved = state("shard-1", "open", "shard-1", "shard-2", "shard-0")
     over = plan_of(7, 3, 4, {**OPEN, "shard-1": moved, "shard-3": retired})
     assert (over.actors, over.lingering, over.gone, over.settled) == (shard_names(3), (), ("shard-3",), True)
+    assert over.retired == {"shard-3": 3}, "in this epoch"
 
 
-def test_one_that_never_opened_is_gone_at_once() -> None:
-    assert plan_of(2, 3, 5, {}) == Plan(2, shard_names(3), gone=("shard-3", "shard-4"))
+def test_one_that_an_earlier_decision_may_still_open_is_not_gone_before_this_one_has_retired_it() -> None:
+    never, claimed = plan_of(4, 3, 5, {}), plan_of(4, 3, 4, {"shard-3": state("shard-3", "claimed", retired=2)})
+    assert never == Plan(4, shard_names(3), unled=("shard-3", "shard-4"))
+    assert claimed == Plan(4, shard_names(3), unled=("shard-3",))
+    assert not never.settled
+    assert plan_of(4, 3, 4, {"shard-3": state("shard-3", "retired", retired=3)}).unled == ("shard-3",)
+    assert plan_of(4, 3, 4, {"shard-3": state("shard-3", "retired", retired=4)}).unled == ()
+    assert plan_of(4, 3, 4, {"shard-3": state("shard-3", "open", "shard-3", retired=2)}).retiring == ("shard-3",)
 
 
 @given(st.integers(3, 12), st.integers(1, 4))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.actors.surroundings import Household
-from ringlog.actors.tries import Tries, Try, home
+from ringlog.actors.tries import Tries, Try, do_all, home
 from ringlog.control import Plan, Reconciler, TakeOver
 from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
@@ -313,21 +313,30 @@ class Controller:
     def _retire(self, plan: Plan) -> None:
         """Take the shards that are to be retired out of the world, once clients have left them and all is archived."""
         statuses = self._heartbeats.statuses()
-        for shard in plan.retiring:
-            leader = leader_of(shard, statuses)
-            if leader is None or plan != self._followed:
-                continue
-            led = statuses[leader]["leading"][shard]
-            if not self._draining.over(shard, led["end"], time.monotonic()):
-                continue
-            if led["archived"] < led["end"]:
-                self._shards[leader].call("flush", FLUSH_S, timeout_s=FLUSH_S + CALL_DEADLINE_S)
-                continue
-            alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
-            this = self._tries.begin(shard, candidate=leader)
-            if this is not None:
-                self._take_over(this, TakeOver(shard, leader, alive), statuses, plan.version, retire=True)
-                self._replan.set()
+        anybody = next((actor for actor in plan.shards if actor in statuses), None)
+        if anybody is not None:
+            ends = [TakeOver(shard, anybody, ()) for shard in plan.unled]
+            do_all(partial(self._end_shard, one, statuses, plan) for one in ends)
+        do_all(partial(self._retire_led, shard, statuses, plan) for shard in plan.retiring)
+
+    def _retire_led(self, shard: str, statuses: Statuses, plan: Plan) -> None:
+        leader = leader_of(shard, statuses)
+        if leader is None or plan != self._followed:
+            return
+        led = statuses[leader]["leading"][shard]
+        if not self._draining.over(shard, led["end"], time.monotonic()):
+            return
+        if led["archived"] < led["end"]:
+            self._shards[leader].call("flush", FLUSH_S, timeout_s=FLUSH_S + CALL_DEADLINE_S)
+            return
+        alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
+        self._end_shard(TakeOver(shard, leader, alive), statuses, plan)
+
+    def _end_shard(self, takeover: TakeOver, statuses: Statuses, plan: Plan) -> None:
+        this = self._tries.begin(takeover.shard, candidate=takeover.candidate)
+        if this is not None:
+            self._take_over(this, takeover, statuses, plan.version, retire=True)
+            self._replan.set()
 
     def _dismiss(self, plan: Plan) -> None:
         """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do.
@@ -341,7 +350,7 @@ class Controller:
             for shard, epoch in plan.retired.items()
             if shard in statuses.get(actor, {}).get("keeping", ()) and actor not in plan.gone
         ]
-        _do_all([*steps, *(partial(self._let_go, actor, plan) for actor in sorted({*plan.gone} - self._dismissed))])
+        do_all([*steps, *(partial(self._let_go, actor, plan) for actor in sorted({*plan.gone} - self._dismissed))])
 
     def _let_go(self, actor: str, plan: Plan) -> None:
         """End an actor that nobody needs."""
@@ -476,15 +485,3 @@ class Controller:
         how = (accept_loss, decision, retire)
         epoch: int = candidate.call("take_over", shard, places, locations, *how, timeout_s=deadline_s)
         return epoch
-
-
-def _do_all(steps: Iterable[Callable[[], object]]) -> None:
-    """Each of them, whatever becomes of the others. Raises `Unavailable`, saying what kept some from it."""
-    errors = []
-    for step in steps:
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001  (raised below, with those of the others)
-            errors.append(str(error))
-    if errors:
-        raise Unavailable("; ".join(errors))

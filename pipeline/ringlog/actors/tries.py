@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from ringlog.errors import Unavailable
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +55,15 @@ class Tries:
 def home(actor: str) -> str:
     """What is tried when an actor is brought back; one try at a time, like a take-over of a shard."""
     return f"the home of {actor}"
+
+
+def do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Each of them, whatever becomes of the others. Raises `Unavailable`, saying what kept some from it."""
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (raised below, with those of the others)
+            errors.append(str(error))
+    if errors:
+        raise Unavailable("; ".join(errors))

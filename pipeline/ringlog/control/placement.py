@@ -32,9 +32,10 @@ class Plan:
     """What the pipeline's record of one ``version`` wants, and how far that is.
 
     ``shards`` are those that should be; ``retiring`` are led, but take no new keys, until they can be retired for good.
-    ``lingering`` are the actors of none of these on whose journals some shard still counts; ``gone`` are the names of
-    shards that are retired, and on whose actors nobody counts any more. ``retired`` is the epoch in which each of them
-    was retired.
+    ``unled`` should not be and have no members, but an earlier decision may still open them: they are to be retired at
+    once, by this one. ``lingering`` are the actors of none of these on whose journals some shard still counts; ``gone``
+    are the names of shards that are retired, and on whose actors nobody counts any more. ``retired`` says in which
+    epoch each that is retired was.
     """
 
     version: int
@@ -42,6 +43,7 @@ class Plan:
     retiring: tuple[str, ...] = ()
     lingering: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    unled: tuple[str, ...] = ()
     retired: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -57,7 +59,7 @@ class Plan:
     @property
     def settled(self) -> bool:
         """Whether nothing of an earlier number of shards is left to be done."""
-        return not self.retiring and not self.lingering
+        return not self.retiring and not self.unled and not self.lingering
 
     def members(self, shard: str, replicas: int) -> tuple[str, ...]:
         """The actors that should keep ``shard``. One that is to be retired stays with those that it had."""
@@ -73,10 +75,18 @@ def plan_of(version: int, shards: int, most: int, decided: Mapping[str, ShardSta
     """
     names = shard_names(most)
     wanted, others = names[:shards], names[shards:]
-    retiring = tuple(one for one in others if one in decided and decided[one].state != "retired")
+    unled = tuple(one for one in others if _is_unled(decided.get(one), version))
+    retiring = tuple(one for one in others if one not in unled and decided[one].state != "retired")
     counted = {member.actor for state in decided.values() for member in state.members}
     left = tuple(one for one in others if one not in retiring)
     lingering = tuple(one for one in left if one in counted)
-    gone = tuple(one for one in left if one not in counted)
-    retired = {one: decided[one].epoch for one in left if one in decided}
-    return Plan(version, wanted, retiring, lingering, gone, retired)
+    gone = tuple(one for one in left if one not in counted and one not in unled)
+    retired = {one: decided[one].epoch for one in left if one not in unled}
+    return Plan(version, wanted, retiring, lingering, gone, unled, retired)
+
+
+def _is_unled(state: ShardState | None, version: int) -> bool:
+    """Whether a shard that should not be has no members, and yet a decision before ``version`` may open it."""
+    if state is None or state.state == "retired":
+        return state is None or state.retired < version
+    return not state.members and not state.accepted  # else it may owe a record of what was lost

@@ -138,7 +138,9 @@ class Reconciler:
         return TakeOver(shard, alive[0], alive)
 
     def failed(self, shard: str, now: float) -> None:
-        """A take-over was lost or is stuck: wait longer before the next."""
+        """A take-over was lost or is stuck: wait longer before the next. Not of a shard that is not to be led."""
+        if shard not in self.shards:
+            return
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
         attempts.next_at = now + attempts.pause_s
         attempts.pause_s = min(2 * attempts.pause_s, BACKOFF_S[1])
