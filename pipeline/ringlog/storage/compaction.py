@@ -4,8 +4,9 @@ What always holds: one version removes the small segments and adds what they wer
 has every record once; the files themselves stay until a vacuum. delta-rs lets an archiver's commit step over such a
 version, and refuses a second one that removes the same segment.
 
-The merged segments come from `write_segments` like all others. delta-rs could merge by itself (`optimize.compact`), but
-writes pages without checksums, and each file in the order of its inputs instead of sorted.
+The merged segments come from `write_segments` like all others, with all promoted columns. delta-rs could merge by
+itself (`optimize.compact`), but two of its merges at once double every record, and its files are of another kind: see
+docs/adr/0018.
 """
 
 from __future__ import annotations
