@@ -144,6 +144,7 @@ def overload(folder: Path, records: int, seconds: float) -> dict[str, Any]:
         "due_per_second": round(2 * capacity),
         "seconds": seconds,
         "records": {name: outcomes[name] for name in _OUTCOMES},
+        "unknown_stored": extra,
         "latency": load.percentiles(taken),
         "usual": usual_ms,
         "back_to_normal_s": calm_s,
