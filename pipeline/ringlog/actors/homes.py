@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ _logger = logging.getLogger(__name__)
 LOOK_DEADLINE_S = 15.0
 """How long a node may take to say whose journals it has; one that is slower is left out for now."""
 _ZONE_LABEL = "ray.io/availability-zone"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A journal: of which shard, who it is, and the epoch that it has promised."""
+
+    shard: str
+    id: str
+    promised: int
 
 
 class Homes:
@@ -79,15 +89,21 @@ class Homes:
         homes = {actor: home for actor, home in list(self._homes.items()) if actor in actors}
         return next_move(groups, homes, staying_nodes(), _roomy(self._memory_bytes))
 
-    def forget_journals(self, actor: str) -> None:
-        """Remove the journals of ``actor`` from the node where it lives. It must have ended, and nobody count on them.
+    def journals(self, actor: str) -> list[Kept]:
+        """What ``actor`` has on the node where it lives; where that is not known, every node looks."""
+        return [
+            Kept(*one) for found in _on(self._lived(actor), _kept, f"{self._folder}/{actor}").values() for one in found
+        ]
 
-        Where it is not known where it lived, every node looks. On one that does not answer they stay, and cost room
-        alone: by their ids, nobody counts on them.
+    def forget_journals(self, actor: str, journals: Collection[Kept]) -> None:
+        """Remove these of ``actor``, which must have ended. On a node that does not answer they stay, and cost room alone.
+
+        One that has promised a later epoch by then stays too: its actor began again there, and may be counted on.
         """
-        nodes = alive_nodes()
-        lived = [node for node in nodes if actor not in self._homes or self._homes[actor].id == node.id]
-        _on(lived, _remove_journals, f"{self._folder}/{actor}")
+        _on(self._lived(actor), _remove_journals, f"{self._folder}/{actor}", [astuple(one) for one in journals])
+
+    def _lived(self, actor: str) -> list[Node]:
+        return [node for node in alive_nodes() if actor not in self._homes or self._homes[actor].id == node.id]
 
 
 def alive_nodes() -> list[Node]:
@@ -127,7 +143,10 @@ def _journals(nodes: list[Node], folder: str) -> Mapping[str, Mapping[str, set[s
 
 
 def _on(nodes: list[Node], function: Any, *arguments: Any) -> dict[str, Any]:
-    """What ``function`` returns on each node, by the node's id; without those that do not say it in time."""
+    """What ``function`` returns on each node, by the node's id; without those that do not say it in time.
+
+    There it is ended, or never begins.
+    """
     look = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
         node.id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
@@ -139,6 +158,8 @@ def _on(nodes: list[Node], function: Any, *arguments: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for id, answer in asked.items():
         if answer not in ready:
+            _logger.warning("node %s says nothing about its journals for %g s", id, LOOK_DEADLINE_S)
+            ray.cancel(answer, force=True)
             continue
         try:
             found[id] = ray.get(answer, timeout=LOOK_DEADLINE_S)
@@ -160,8 +181,23 @@ def _ids_of_journals(folder: str) -> dict[str, list[str]]:
     return found
 
 
-def _remove_journals(folder: str) -> None:
-    """But for those in which something was set aside for somebody to look at."""
-    for journal in Path(folder).glob("*"):
-        if not list(journal.glob(f"{LOST}*")):
+def _kept(folder: str) -> list[tuple[str, str, int]]:
+    """The journals in the folder of one actor, as the fields of `Kept`."""
+    found = []
+    for path in Path(folder).glob(f"*/{STATE}"):
+        try:
+            state = read_state(path)
+        except CorruptionError as error:  # it is nobody any more, and stays for somebody to look at
+            _logger.warning("%s", error)
+            continue
+        if state is not None:
+            found.append((state["shard"], state["id"], state["promised"]))
+    return found
+
+
+def _remove_journals(folder: str, journals: list[tuple[str, str, int]]) -> None:
+    """Of these, those that are as they were; but for those in which something was set aside for somebody to look at."""
+    for one in _kept(folder):
+        journal = Path(folder) / one[0]
+        if one in journals and not list(journal.glob(f"{LOST}*")):
             shutil.rmtree(journal)

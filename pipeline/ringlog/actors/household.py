@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util import get_node_ip_address
 
-from ringlog.actors.homes import Homes
+from ringlog.actors.homes import Homes, Kept
 from ringlog.actors.memory import keep_memory
 from ringlog.actors.participants import Place
 from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, make_actor
@@ -23,6 +23,7 @@ from ringlog.control.homes import Move
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
 from ringlog.metadata import MetadataStore, open_store, read_all_decided, read_pipeline
 from ringlog.metadata.records import PIPELINE_KEY, pipeline_to_bytes
+from ringlog.replication import ShardState
 from ringlog.settings import Settings
 
 DECIDED_DEADLINE_S = 3.0
@@ -119,13 +120,15 @@ class Household:
         return self._begin(move.actor, self._homes.settle(move.actor, move.to))
 
     def _end(self, actor: str) -> None:
-        """End ``actor`` and take away its journals, on which nobody counts."""
+        """End ``actor`` and take away its journals, but for those on which somebody counts by now, or is about to."""
         running = _running(actor)
         if running is not None:
             with contextlib.suppress(Unavailable):  # then it is ended without being asked
                 RemoteActor(running, actor).call("close", timeout_s=CLOSE_DEADLINE_S)
             ray.kill(running, no_restart=True)
-        self._homes.forget_journals(actor)
+        decided = self._decided()
+        journals = self._homes.journals(actor)
+        self._homes.forget_journals(actor, [one for one in journals if not _needed(one, decided.get(one.shard))])
 
     def _begin(self, actor: str, home: Any) -> RemoteActor:
         self._met.add(actor)
@@ -134,9 +137,11 @@ class Household:
 
     def _counted(self, actor: str) -> set[str]:
         """The ids of the journals of ``actor`` that some shard counts on. Raises `Unavailable` when nobody can say."""
+        return {member.id for state in self._decided().values() for member in state.members if member.actor == actor}
+
+    def _decided(self) -> dict[str, ShardState]:
         record, _ = read_pipeline(self._store)
-        decided = read_all_decided(self._store, shard_names(record.most), DECIDED_DEADLINE_S)
-        return {member.id for state in decided.values() for member in state.members if member.actor == actor}
+        return read_all_decided(self._store, shard_names(record.most), DECIDED_DEADLINE_S)
 
 
 def read_plan(store: MetadataStore, known: Plan | None) -> Plan:
@@ -165,6 +170,14 @@ def change_shards(store: MetadataStore, shards: int, replicas: int) -> None:
         stands, _ = read_pipeline(store)
         if stands.nonce != changed.nonce:
             raise Conflict(f"somebody else chose {stands.shards} shards meanwhile: look, and decide") from None
+
+
+def _needed(journal: Kept, state: ShardState | None) -> bool:
+    """Whether the shard counts on ``journal``, or may do so as soon as what has claimed it opens."""
+    if state is None:
+        return False
+    opening = state.state == "claimed" and journal.promised >= state.epoch
+    return opening or journal.id in {member.id for member in state.members}
 
 
 def _running(actor: str) -> Any:
