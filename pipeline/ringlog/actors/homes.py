@@ -96,7 +96,7 @@ class Homes:
         ]
 
     def forget_journals(self, actor: str, journals: Collection[Kept]) -> None:
-        """Remove these of ``actor``, which must have ended. On a node that does not answer they stay, and cost room alone.
+        """Remove these of ``actor``, which must have ended. Where a node does not answer they stay: they cost room.
 
         One that has promised a later epoch by then stays too: its actor began again there, and may be counted on.
         """
