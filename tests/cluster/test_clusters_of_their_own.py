@@ -16,11 +16,16 @@ import nbformat
 import polars as pl
 import pyarrow as pa
 import pytest
+import ray
 from deltalake import DeltaTable
 from nbclient import NotebookClient
 
 import ringlog
 from conftest import local_ray
+from ringlog.actors.household import _ShardActor
+from ringlog.actors.remote import NAMESPACE, make_actor
+from ringlog.metadata import open_store, read_pipeline
+from ringlog.settings import Settings
 from ringlog.storage import read_entries
 from seaweed import SeaweedFS
 
@@ -38,6 +43,33 @@ def journals(folder: Path) -> dict[str, list[str]]:
             batch = pa.ipc.open_stream(entry.payload).read_all()
             found.setdefault(actor, []).extend(batch["body"].to_pylist())
     return found
+
+
+def test_shard_actors_that_outlived_the_pipeline_of_another_root_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    folders = {"journal_dir": str(tmp_path / "journals")}
+
+    def record(root: str) -> str:
+        return read_pipeline(open_store(str(tmp_path / root), {}))[0].id
+
+    with local_ray():
+        ringlog.start(str(tmp_path / "one"), **folders)
+        ringlog.submit_logs([{"body": "one", "service": "s"}])
+        left = {actor["pid"] for actor in ringlog.status()["actors"].values()}
+        ray.kill(ray.get_actor("controller", namespace=NAMESPACE), no_restart=True)
+        ringlog.start(str(tmp_path / "two"), **folders)
+        found = ringlog.status()["actors"].values()
+        assert {actor["pipeline"] for actor in found} == {record("two")} != {record("one")}
+        assert not left & {actor["pid"] for actor in found}
+        ringlog.submit_logs([{"body": "two", "service": "s"}])
+        assert ringlog.sql("SELECT body FROM logs").fetchall() == [("two",)]
+        chosen = Settings(root=str(tmp_path / "two"), journal_dir=folders["journal_dir"]).public()
+        make_actor(_ShardActor, "shard-7", {"memory": 1}, "shard-7", record("two"), chosen).call("status", {})
+        ringlog.stop()
+        names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+        assert names == [], "also one that the controller knew nothing of"
+        ringlog.start(str(tmp_path / "one"), **folders)
+        assert ringlog.sql("SELECT body FROM logs").fetchall() == [("one",)]
+        ringlog.stop()
 
 
 def test_right_after_an_ack_a_sigkill_of_every_process_leaves_it_in_a_majority_of_journals(tmp_path: Path) -> None:

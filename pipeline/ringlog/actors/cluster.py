@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -255,13 +256,16 @@ class Cluster:
 
     def stop(self) -> None:
         """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
-        actors: list[str] = self._controller.call("close", timeout_s=START_DEADLINE_S)
-        names = (*actors, ROUTER, HOUSEKEEPER, CONTROLLER)
-        for name in reversed(names):  # the controller first: it would bring the others back
-            try:
-                ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
-            except ValueError:
-                continue  # it is not there any more
+        self._controller.call("close", timeout_s=START_DEADLINE_S)
+        _end(CONTROLLER)  # first: it would bring the others back
+        for found in ray.util.list_named_actors(all_namespaces=True):  # also those that it did not know of yet
+            if found["namespace"] == NAMESPACE:
+                _end(found["name"])
+
+
+def _end(name: str) -> None:
+    with contextlib.suppress(ValueError):  # it is not there any more
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
 
 
 def process_fields() -> dict[str, Any]:

@@ -215,8 +215,8 @@ class Controller:
             thread.join()
         self._heartbeats.close()
 
-    def close(self) -> list[str]:
-        """Let every shard actor close its journals; their names."""
+    def close(self) -> None:
+        """Let every shard actor close its journals."""
         self.leave()
         for call in [
             self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in self._shards.values()
@@ -225,7 +225,6 @@ class Controller:
                 call.result()
             except Unavailable as error:
                 _logger.warning("a shard actor did not close in time; its journal is safe all the same: %s", error)
-        return sorted({*self._shards, *(self._plan.actors if self._plan else ())})
 
     def _run(self) -> None:
         while not self._closed.is_set():

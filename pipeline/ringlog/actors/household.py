@@ -38,6 +38,7 @@ class _ShardActor:
         sys.setswitchinterval(0.0005)
         keep_memory()
         settings = Settings(**chosen)
+        self._pipeline = pipeline
         self._host = ShardHost(
             actor,
             settings,
@@ -49,7 +50,8 @@ class _ShardActor:
         )
 
     def status(self, locations: Mapping[str, str]) -> dict[str, Any]:
-        return {**self._host.status(locations), "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        node = ray.get_runtime_context().get_node_id()
+        return {**self._host.status(locations), "pipeline": self._pipeline, "pid": os.getpid(), "node": node}
 
     def replica_id(self, shard: str) -> str:
         return self._host.replica_id(shard)
@@ -95,8 +97,10 @@ class Household:
     def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> RemoteActor | None:
         running = _running(actor)
         if running is not None and actor not in self._met:  # it outlived an earlier controller
-            self._met.add(actor)
-            return RemoteActor(running, actor)
+            self._met.add(actor)  # one that does not answer now gives way when it is summoned again
+            found = RemoteActor(running, actor)
+            if found.call("status", {})["pipeline"] == self._pipeline:
+                return found
         if running is not None and self._homes.is_there(actor):
             return None
         home = self._homes.choose(actor, self._counted(actor), groups, anywhere=anywhere)
