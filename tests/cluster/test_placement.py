@@ -15,8 +15,14 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ringlog
+from ringlog.actors.cluster import _record
+from ringlog.actors.homes import alive_nodes
+from ringlog.actors.household import Household
+from ringlog.control.homes import Move
+from ringlog.settings import Settings
 
 pytestmark = pytest.mark.cluster
 
@@ -78,6 +84,35 @@ def ids(actor: str) -> set[str]:
 
 def submit(first: int) -> None:
     ringlog.submit_logs([{"body": str(number), "service": f"s{number}"} for number in range(first, first + 200)])
+
+
+def test_an_actor_for_which_a_node_has_no_room_any_more_stays_or_goes_to_another(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path / "root"), journal_dir=str(tmp_path / "journals"))
+    room = settings.shard_buffer_bytes_max * 3 // 2
+    made = Cluster()
+    try:
+        for last in (2, 3):
+            made.add_node(node_ip_address=f"127.0.0.{last}", num_cpus=1, memory=room, include_dashboard=False)
+        ray.init(address=made.address, _node_ip_address=HEAD_IP, log_to_driver=False)
+        household = Household(settings, _record(settings).id, settings.public())
+        free, full = alive_nodes()
+        there = NodeAffinitySchedulingStrategy(full.id, soft=False)
+        other = ray.remote(Counter).options(memory=room, num_cpus=0, scheduling_strategy=there).remote()
+        ray.get(other.total.remote())
+        eventually(lambda: not household._homes.has_room(full))
+        with pytest.raises(ringlog.Unavailable, match=r"stays where it is: 127\.0\.0\.3 has no room"):
+            household.move(Move("shard-0", full))
+
+        household._begin("shard-0", household._homes.settle("shard-0", full))  # it was full a moment later
+        assert household.summon("shard-0", False, ()) is None, "it is Ray's to begin it there"
+        begun = household.summon("shard-0", True, ())
+        assert begun is not None
+        assert begun.call("status", {}, timeout_s=WITHIN_S)["node"] == free.id
+        household.lives("shard-0", free.id)
+        assert household.summon("shard-0", True, ()) is None, "it was there"
+    finally:
+        ray.shutdown()
+        made.shutdown()
 
 
 def test_who_joins_gets_an_actor_and_the_death_of_any_node_takes_no_majority(cluster: Cluster, tmp_path: Path) -> None:

@@ -63,14 +63,17 @@ class Homes:
         return actor in self._homes and self._homes[actor].id in {node.id for node in alive_nodes()}
 
     def choose(
-        self, actor: str, counted: Collection[str], groups: Sequence[Collection[str]], *, anywhere: bool
+        self, actor: str, counted: Collection[str], groups: Sequence[Collection[str]], *, anywhere: bool, full: bool
     ) -> NodeAffinitySchedulingStrategy:
         """Where ``actor`` should begin. ``counted`` are the ids of its journals that some shard counts on.
 
         ``groups`` are the actors that keep one shard together. ``anywhere``: it may go on without those journals; where
-        nobody counts on any it always may. Raises `Unavailable` where it must wait for the node that has them.
+        nobody counts on any it always may. ``full``: where it should be has no room, so it goes where there is some.
+        Raises `Unavailable` where it must wait for the node that has its journals, or for any that has room.
         """
-        nodes = staying_nodes()
+        nodes = [node for node in staying_nodes() if not full or self.has_room(node)]
+        if full and not nodes:
+            raise Unavailable(f"{actor} waits for {self._memory_bytes} bytes of memory: add a node that has them")
         journals = _journals(nodes, self._folder) if counted else {}
         having = {id: {name for name, ids in there.items() if ids & set(counted)} for id, there in journals.items()}
         home = home_of(actor, nodes, self._homes, having, anywhere=anywhere or not counted, groups=groups)
@@ -83,6 +86,10 @@ class Homes:
         """From now on, ``actor`` lives on ``home``."""
         self._homes[actor] = home
         return NodeAffinitySchedulingStrategy(home.id, soft=False)
+
+    def has_room(self, node: Node) -> bool:
+        """Whether one more actor would begin on ``node`` at once."""
+        return node.id in _roomy(self._memory_bytes)
 
     def next_move(self, actors: Collection[str], groups: Sequence[Collection[str]]) -> Move | None:
         """What should move now, to have ``actors`` better spread over the nodes; see `control.homes.next_move`."""

@@ -79,6 +79,7 @@ class Household:
         self._homes = Homes(_journals_of(settings, pipeline), settings.shard_buffer_bytes_max)
         self._store = open_store(settings.root, settings.storage_options(), settings.metadata)
         self._met: set[str] = set()
+        self._heard: set[str] = set()  # those that have said where they run since they began there
         self._plan: Plan | None = None
 
     def plan(self) -> Plan:
@@ -101,14 +102,19 @@ class Household:
             found = RemoteActor(running, actor)
             if found.call("status", {})["pipeline"] == self._pipeline:
                 return found
-        if running is not None and self._homes.is_there(actor):
+        there = running is not None and self._homes.is_there(actor)
+        if there and (actor in self._heard or not anywhere):
             return None
-        home = self._homes.choose(actor, self._counted(actor), groups, anywhere=anywhere)
+        counted = self._counted(actor)
+        if there and counted:
+            return None
+        home = self._homes.choose(actor, counted, groups, anywhere=anywhere, full=there)
         if running is not None:
             ray.kill(running, no_restart=True)
         return self._begin(actor, home)
 
     def lives(self, actor: str, node: str) -> None:
+        self._heard.add(actor)
         self._homes.note(actor, node)
 
     def leaving(self) -> Collection[str]:
@@ -120,6 +126,8 @@ class Household:
     def move(self, move: Move) -> RemoteActor:
         if self._counted(move.actor):
             raise Unavailable(f"{move.actor} stays where it is: some shard counts on a journal that it has there")
+        if not self._homes.has_room(move.to):
+            raise Unavailable(f"{move.actor} stays where it is: {move.to.host} has no room for it any more")
         self._end(move.actor)
         return self._begin(move.actor, self._homes.settle(move.actor, move.to))
 
@@ -136,6 +144,7 @@ class Household:
 
     def _begin(self, actor: str, home: Any) -> RemoteActor:
         self._met.add(actor)
+        self._heard.discard(actor)
         options = {"memory": self._settings.shard_buffer_bytes_max, "scheduling_strategy": home}
         return make_actor(_ShardActor, actor, options, actor, self._pipeline, self._chosen)
 
