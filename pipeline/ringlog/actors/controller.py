@@ -292,8 +292,7 @@ class Controller:
             settled = False
             try:
                 plan = self._adopt(self._household.plan())
-                self._retire(plan)
-                self._dismiss(self._plan or plan)  # it took long, perhaps: what is gone may be wanted again
+                do_all([partial(self._retire, plan), self._dismiss])
                 settled = plan.settled
             except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
                 _logger.warning("which shards there should be cannot be seen to now: %s", error)
@@ -313,10 +312,9 @@ class Controller:
         """Take the shards that are to be retired out of the world, once clients have left them and all is archived."""
         statuses = self._heartbeats.statuses()
         anybody = next((actor for actor in plan.shards if actor in statuses), None)
-        if anybody is not None:
-            ends = [TakeOver(shard, anybody, ()) for shard in plan.unled]
-            do_all(partial(self._end_shard, one, statuses, plan) for one in ends)
-        do_all(partial(self._retire_led, shard, statuses, plan) for shard in plan.retiring)
+        ends = [TakeOver(shard, anybody, ()) for shard in plan.unled if anybody is not None]
+        steps: list[Callable[[], object]] = [partial(self._end_shard, one, statuses, plan) for one in ends]
+        do_all([*steps, *(partial(self._retire_led, shard, statuses, plan) for shard in plan.retiring)])
 
     def _retire_led(self, shard: str, statuses: Statuses, plan: Plan) -> None:
         leader = leader_of(shard, statuses)
@@ -337,11 +335,14 @@ class Controller:
             self._take_over(this, takeover, statuses, plan.version, retire=True)
             self._replan.set()
 
-    def _dismiss(self, plan: Plan) -> None:
+    def _dismiss(self) -> None:
         """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do.
 
-        Whoever has promised an epoch after the retirement keeps its journal: the plan may be old by now.
+        By the newest plan, and still it may be old: so whoever has promised a later epoch keeps its journal.
         """
+        plan = self._plan
+        if plan is None:
+            return
         statuses = self._heartbeats.statuses()
         steps: list[Callable[[], object]] = [
             partial(remote.call, "forget", shard, epoch, timeout_s=CALL_DEADLINE_S)
