@@ -304,3 +304,23 @@ def test_what_a_processor_gives_is_looked_at() -> None:
         pytest.raises(ringlog.InvalidRecord, match="schema of the one that it got"),
     ):
         pipeline.submit_logs({"body": "x"}, wait=False)
+
+
+def test_a_client_that_closes_leaves_no_question_to_the_router_behind() -> None:
+    class Slow(Leaderless):
+        """A router that is asked, and takes its time."""
+
+        def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+            found = super().routes(key_bytes, known, wait_s)
+            if self.asked > 1:
+                asked.set()
+                threading.Event().wait(0.3)
+                answered.set()
+            return found
+
+    asked, answered = threading.Event(), threading.Event()
+    pipeline = ringlog.Pipeline(Slow(after=1_000_000))
+    pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=0.2)
+    assert asked.wait(20)
+    pipeline._sender.close()
+    assert answered.is_set()

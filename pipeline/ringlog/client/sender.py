@@ -33,6 +33,8 @@ RETRY_S = 0.1
 """How long to wait for the router, or a leader that is in the routes and does not answer, before it is asked again."""
 NEWER_S = 0.25
 """How long the router holds a question for newer routes: after that, the leader of the old ones is dialled again."""
+FETCH_ENDS_S = 5.0
+"""How long a client that closes waits for a question to the router that is under way."""
 SUSPECT_S = 1.0
 """How long a leader may owe an answer before newer routes are looked for: one that was stopped keeps its streams."""
 
@@ -87,6 +89,7 @@ class Sender:
         self._routes: Routes = transport.routes({})
         self._refreshed = time.monotonic()
         self._refreshing = False
+        self._fetching: threading.Thread | None = None  # the newest
         self._awaiting: list[Callable[[], None]] = []  # what is tried again with the next routes
         self._producers: defaultdict[str, dict[str, Producer]] = defaultdict(dict)  # of each shard, by name
         self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
@@ -155,6 +158,10 @@ class Sender:
         """Send nothing any more; what is not settled by now stays unsettled."""
         self._inbox.close()
         self._settled.put(None)
+        if (
+            self._fetching is not None
+        ):  # a call of Ray's that is left behind ends a process that leaves Ray, with code 1
+            self._fetching.join(FETCH_ENDS_S)
         for connection in self._connections.values():
             connection.close()
         for connection in self._connections.values():
@@ -382,7 +389,8 @@ class Sender:
                 threading.Event().wait(RETRY_S)
             self._inbox.put(lambda: self._refetched(routes))
 
-        threading.Thread(target=fetch, name="ringlog-routes", daemon=True).start()
+        self._fetching = threading.Thread(target=fetch, name="ringlog-routes", daemon=True)
+        self._fetching.start()
 
     def _refetched(self, routes: Routes | None) -> None:
         self._refreshing = False
