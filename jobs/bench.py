@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -44,6 +44,8 @@ _TIMEOUTS_S = (0.5, 10.0)  # some callers are patient, some are not
 _CALM_ACKS = 10
 _CALM_WITHIN_S = 120.0
 _OUTCOMES = ("acknowledged", "refused", "held_back", "unknown", "unavailable")
+_HOST = "submit-"
+_WRONG_MAX = 20
 _OTHERS_BYTES = 256 * 1024 * 1024
 
 
@@ -121,22 +123,20 @@ def overload(folder: Path, records: int, seconds: float) -> dict[str, Any]:
         capacity = _capacity(own, records)
         usual_ms = load.percentiles(load.ack_times_ms(own.pipeline, 300))
         made = load.submits("arrow", 200_000, _ROWS, seed=3)
-        before = _count(own)
         pids = _named(own)
         base = {name: processes.resident_bytes(pid) for name, pid in pids.items()}
         for pid in pids.values():
             processes.forget_peak(pid)
         bounds = {name: size + _allowance(name, settings) for name, size in base.items()}
-        outcomes, taken = _push(own, made, 2 * capacity, seconds)
-        calm_s, afterwards = _until_calm(own, 3 * usual_ms["p99_ms"])
+        told, outcomes, taken = _push(own, made, 2 * capacity, seconds)
+        calm_s = _until_calm(own, 3 * usual_ms["p99_ms"])
         own.pipeline.flush_client(FLUSH_DEADLINE_S)
         peaks = {name: processes.peak_bytes(pid) for name, pid in pids.items()}
         own.pipeline.flush(FLUSH_DEADLINE_S)
-        stored, dense = _count(own) - before, _dense(own)
-    extra = stored - outcomes["acknowledged"] - afterwards
+        unknown_stored, wrong = _compared(own, told)
+        dense = _dense(own)
     broken = [f"{name} took {peaks[name]} bytes" for name in peaks if peaks[name] > bounds[name]]
-    if not 0 <= extra <= outcomes["unknown"]:
-        broken.append(f"{extra} records more than were acknowledged are stored, and {outcomes['unknown']} are unknown")
+    broken += wrong
     if not dense:
         broken.append("the offsets of a shard have a gap, or one stands there twice")
     return {
@@ -144,7 +144,8 @@ def overload(folder: Path, records: int, seconds: float) -> dict[str, Any]:
         "due_per_second": round(2 * capacity),
         "seconds": seconds,
         "records": {name: outcomes[name] for name in _OUTCOMES},
-        "unknown_stored": extra,
+        "submits_compared": len(told),
+        "unknown_stored": unknown_stored,
         "latency": load.percentiles(taken),
         "usual": usual_ms,
         "back_to_normal_s": calm_s,
@@ -182,19 +183,26 @@ def _allowance(name: str, settings: ringlog.Settings) -> int:
     return (settings.replicas + 1) * settings.shard_buffer_bytes_max
 
 
-def _push(own: Own, made: list[Any], rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
+Told = dict[int, ringlog.Ack | None]
+"""Of each submit that was taken on, by its number: where it stands, or that nobody can say, or not all of it does."""
+
+
+def _push(own: Own, made: list[Any], rate: float, seconds: float) -> tuple[Told, Counter[str], list[float]]:
     """Submit at fixed times from several threads. One that is held up for long leaves out what is overdue.
 
-    How many records had which outcome, and the latencies; both go on changing until the client is flushed.
+    What was said of each, how many records had which outcome, and the latencies; all go on changing until the client
+    is flushed. Every submit has its number as the host of its records.
     """
+    told: Told = {}
     outcomes: Counter[str] = Counter()
     taken: list[float] = []
     lock = threading.Lock()
     begin = time.perf_counter()
 
-    def settle(due: float, done: Future[ringlog.Ack]) -> None:
+    def settle(number: int, due: float, done: Future[ringlog.Ack]) -> None:
         error = done.exception()
         with lock:
+            told[number] = done.result() if error is None else None
             outcomes[_outcome(error)] += _ROWS
             if error is None:
                 taken.append((time.perf_counter() - due) * 1e3)
@@ -210,19 +218,53 @@ def _push(own: Own, made: list[Any], rate: float, seconds: float) -> tuple[Count
                 continue
             time.sleep(max(0.0, due - now))
             try:
-                sent = own.pipeline.submit_logs(made[number % len(made)], wait=False, timeout_s=patience_s)
+                batch = _hosted(made[number % len(made)], number)
+                sent = own.pipeline.submit_logs(batch, wait=False, timeout_s=patience_s)
             except ringlog.RinglogError as error:
                 with lock:
                     outcomes[_outcome(error)] += _ROWS
             else:
-                sent.add_done_callback(partial(settle, due))
+                sent.add_done_callback(partial(settle, number, due))
 
     callers = [threading.Thread(target=call, args=(number,)) for number in range(_CALLERS)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    return outcomes, taken
+    return told, outcomes, taken
+
+
+def _hosted(batch: pa.RecordBatch, number: int) -> pa.RecordBatch:
+    at = batch.schema.get_field_index("host")
+    return batch.set_column(at, batch.schema.field(at), pa.repeat(pa.scalar(_HOST + str(number)), batch.num_rows))
+
+
+def _compared(own: Own, told: Told) -> tuple[int, list[str]]:
+    """How many records of unknown outcome are stored; and every submit that is not where it was said to be, once."""
+    query = f"""
+        SELECT host[{len(_HOST) + 1}:]::BIGINT AS submit, shard, count(*), count(DISTINCT body || attributes),
+               list(record_offset ORDER BY record_offset)
+        FROM logs WHERE starts_with(host, '{_HOST}') GROUP BY ALL
+    """
+    found: defaultdict[int, dict[str, list[int]]] = defaultdict(dict)
+    twice = set()
+    for number, shard, count, distinct, offsets in own.pipeline.sql(query).fetchall():
+        found[number][shard] = offsets
+        if distinct != count:
+            twice.add(number)
+    wrong = [f"submit {number} is stored twice" for number in twice]
+    wrong += [f"submit {number} is stored, and was never taken on" for number in found.keys() - told.keys()]
+    unknown = 0
+    for number, ack in told.items():
+        if ack is None:
+            unknown += sum(map(len, found[number].values()))
+            continue
+        expected: defaultdict[str, list[int]] = defaultdict(list)
+        for part in sorted(ack.parts, key=lambda part: part.start):
+            expected[part.shard].extend(range(part.start, part.end))
+        if expected != found[number]:
+            wrong.append(f"submit {number} was acknowledged and is not what the table has")
+    return unknown, wrong[:_WRONG_MAX]
 
 
 def _outcome(error: BaseException | None) -> str:
@@ -235,20 +277,15 @@ def _outcome(error: BaseException | None) -> str:
     return found
 
 
-def _until_calm(own: Own, usual_ms: float) -> tuple[float, int]:
-    """Seconds until acknowledgements are as fast as before, and how many records that took."""
+def _until_calm(own: Own, usual_ms: float) -> float:
+    """Seconds until acknowledgements are as fast as before."""
     began = time.perf_counter()
     taken: list[float] = []
     while len(taken) < _CALM_ACKS or statistics.median(taken[-_CALM_ACKS:]) > usual_ms:
         if time.perf_counter() - began > _CALM_WITHIN_S:
-            return float("inf"), len(taken)
+            return float("inf")
         taken += load.ack_times_ms(own.pipeline, 1)
-    return round(time.perf_counter() - began, 2), len(taken)
-
-
-def _count(own: Own) -> int:
-    ((count,),) = own.pipeline.sql("SELECT count(*) FROM logs").fetchall()
-    return int(count)
+    return round(time.perf_counter() - began, 2)
 
 
 def _dense(own: Own) -> bool:
