@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlog import json_columns, severity, values
-from ringlog.schema import RECORD_SCHEMA
+from ringlog.schema import RECORD_SCHEMA, text_offsets
 
 Problems = dict[int, str]
 Column: TypeAlias = "Sequence[Any] | pa.Array"
@@ -266,7 +266,7 @@ def _iso_nanos(texts: pa.Array) -> pa.Array | None:
 
 def _alike_iso(texts: pa.Array) -> bool:
     """Whether all match `_ISO` and have as many digits; in a tenth of the pattern's time."""
-    ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    ends = text_offsets(texts)
     long = int(ends[1] - ends[0]) if len(ends) > 1 else 0
     if texts.null_count or not (long == 20 or 22 <= long <= 30) or (np.diff(ends) != long).any():
         return False
@@ -339,5 +339,5 @@ def _check_sizes(columns: Iterable[pa.Array], record_bytes_max: int, problems: P
 
 def _longest(texts: pa.Array) -> int:
     """No text has more bytes; what is null may have some, too, where somebody else made the column."""
-    ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    ends = text_offsets(texts)
     return int(np.diff(ends).max(initial=0))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -133,6 +134,13 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         return batches[0]
     [one] = whole.to_batches()  # there would be more where the texts of a column came to 2 GiB
     return one
+
+
+def text_offsets(texts: pa.Array) -> npt.NDArray[np.int32]:
+    """Where each of ``texts``, strings, begins in the bytes of all, and where the last ends; also of a slice."""
+    offsets = texts.buffers()[1]
+    found = np.frombuffer(offsets or bytes(4), dtype=np.int32)
+    return found[texts.offset : texts.offset + len(texts) + 1]
 
 
 def unpack(payload: bytes | memoryview | pa.Buffer) -> pa.RecordBatch:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,18 +14,11 @@ from ray.cluster_utils import Cluster
 
 import ringlog
 from ringlog.actors.controller import REPLACE_S
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
 HEAD_IP = "127.0.0.2"
-
-
-def eventually(holds: Callable[[], bool], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, ringlog.status()
-        pause.wait(0.1)
 
 
 def test_a_node_that_is_told_to_end_leads_nothing_any_more_and_is_not_waited_for(

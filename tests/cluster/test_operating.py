@@ -9,15 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
 
 import ringlog
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -34,14 +32,6 @@ def run(*arguments: str) -> tuple[int, str]:
     command = [str(Path(sys.executable).with_name("ringlog")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WITHIN_S, env=environment())
     return done.returncode, done.stdout + done.stderr
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, ringlog.status()
-        pause.wait(0.2)
 
 
 def condition(shard: str = SHARD) -> str:

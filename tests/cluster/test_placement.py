@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,12 @@ from ringlog.actors.homes import alive_nodes
 from ringlog.actors.household import Household
 from ringlog.control.homes import Move
 from ringlog.settings import Settings
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
 HEAD_IP = "127.0.0.2"
 WITHIN_S = 90.0
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, ringlog.status()
-        pause.wait(0.1)
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,20 +24,13 @@ from etcd import Etcd
 from own_cluster import OwnCluster
 from ringlog.actors import cluster
 from ringlog.cli import app
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
 SUBMITTER = Path(__file__).with_name("submitter.py")
 SHARDS = ["shard-0", "shard-1", "shard-2"]
 WITHIN_S = 90.0
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline
-        pause.wait(0.1)
 
 
 class History:

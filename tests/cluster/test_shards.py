@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ import ringlog
 from cluster.test_operating import environment, run
 from conftest import local_ray
 from ringlog.actors.remote import NAMESPACE
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -66,14 +66,6 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
         yield made
         made.stop()
         ringlog.stop()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, ringlog.status()
-        pause.wait(0.1)
 
 
 def begin(*arguments: str) -> subprocess.Popen[str]:

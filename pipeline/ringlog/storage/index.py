@@ -22,6 +22,8 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from ringlog.schema import text_offsets
+
 METADATA_KEY = b"ringlog.index"
 """The key in the footer under which `Built.where` stands."""
 BLOCK_ROWS = 4096
@@ -209,7 +211,4 @@ def _hashes_at(text: Bytes, begins: Integers, lengths: Integers) -> Words:
 
 def _buffers(texts: pa.Array) -> tuple[npt.NDArray[np.int32], Bytes]:
     """Where each of ``texts`` begins, and the last ends, in the bytes of all."""
-    _, offsets, data = texts.buffers()
-    first = texts.offset
-    found = np.frombuffer(offsets or bytes(4), dtype=np.int32)[first : first + len(texts) + 1]
-    return found, np.frombuffer(data or b"", dtype=np.uint8)
+    return text_offsets(texts), np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
