@@ -77,6 +77,15 @@ def test_words_are_strings_and_trace_ids_of_some_length() -> None:
     assert found.blocks(["long enough", "not in there"], file.read) == []
 
 
+def test_names_of_attributes_are_no_words() -> None:
+    file = File(table(['{"request_id":"0123456789","a long name":{"another name":"abcdefghij"}}', '"a bare text"']))
+    found = file.open()
+    for value in ("0123456789", "abcdefghij", "a bare text"):
+        assert found.blocks([value], file.read) == [0]
+    for name in ("request_id", "a long name", "another name"):
+        assert found.blocks([name], file.read) == []
+
+
 def test_what_is_escaped_may_be_anything() -> None:
     text = [None] * BLOCK_ROWS + [r'{"id":"\u0061bcdefgh"}']
     file = File(table(text))

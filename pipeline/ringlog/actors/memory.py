@@ -10,9 +10,11 @@ import ctypes
 
 import pyarrow as pa
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 KEPT_BYTES_MAX = 256 * 1024 * 1024
 """How much that is free at the end of the heap stays with the process."""
+_ARENA_PIECE_BYTES = 64 * 1024 * 1024
+"""The piece in which glibc takes and gives back the memory of a thread's own arena (HEAP_MAX_SIZE)."""
 _HEAP_BYTES_MAX = 32 * 1024 * 1024  # the most that glibc takes for the second; larger pieces are mapped one by one
 
 
@@ -23,4 +25,5 @@ def keep_memory() -> None:
         return
     libc.mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES_MAX)
     libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
+    libc.mallopt(_M_TOP_PAD, _ARENA_PIECE_BYTES)  # with as much to spare, an arena keeps the pieces that fall empty
     pa.set_memory_pool(pa.system_memory_pool())

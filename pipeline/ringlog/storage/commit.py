@@ -42,6 +42,9 @@ _RELIST_S = 0.1
 _DEADLINES = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "4", "retry_timeout": "30s"}
 HISTORY_HOURS = 24
 """How long earlier versions of a new table stay readable."""
+CHECKPOINT_VERSIONS = 20
+"""A new table's log has a checkpoint for so many versions. Whoever opens the table reads all commits since the last, so
+that with delta-rs's own 100 a flush costs more than twice as much (docs/BENCHMARKS.md)."""
 STATISTICS_KEY = "delta.dataSkippingStatsColumns"
 """The property of the table that names the columns of whose values the log keeps bounds."""
 _HISTORY = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
@@ -150,7 +153,11 @@ class Table:
                     TABLE_SCHEMA,
                     mode="error",
                     partition_by=["date"],
-                    configuration={STATISTICS_KEY: ",".join(STATISTICS), **_history(HISTORY_HOURS)},
+                    configuration={
+                        STATISTICS_KEY: ",".join(STATISTICS),
+                        "delta.checkpointInterval": str(CHECKPOINT_VERSIONS),
+                        **_history(HISTORY_HOURS),
+                    },
                     storage_options=self._options,
                     # With retries, delta-rs lets a second creator through, who replaces the table's metadata.
                     commit_properties=CommitProperties(max_commit_retries=0),
