@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -223,26 +223,25 @@ def _check_reads(reads: Iterable[Read], submits: Iterable[Submit], verdict: Verd
                 verdict.found("unseen", submit.count, f"{submit}, in a read at {read.begin}")
 
 
-def gaps_ms(faults: Iterable[Fault], submits: Sequence[Submit]) -> dict[str, dict[str, float]]:
-    """By kind of fault: from it to the next acknowledgement of a shard that it hit, of a submit that began after it."""
-    by_shard: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for submit in submits:
-        if submit.outcome == "acknowledged" and submit.end is not None:
-            by_shard[submit.shard].append((submit.begin, submit.end))
-    begins: dict[str, list[int]] = {}
-    ends: dict[str, list[int]] = {}
-    for shard, spans in by_shard.items():
-        spans.sort()
-        begins[shard] = [begin for begin, _ in spans]
-        ends[shard] = list(accumulate((end for _, end in reversed(spans)), min))[::-1]  # the first from there on
+def gaps_ms(faults: Sequence[Fault], submits: Iterable[Submit]) -> dict[str, dict[str, float]]:
+    """By kind of fault: the longest time without an acknowledgement of a shard that it hit, until the next fault.
+
+    A silence that outlasts the next fault counts whole. The first acknowledgement would say less: what dies may answer
+    once more.
+    """
+    answers = _answers(submits)
     found: dict[str, list[float]] = defaultdict(list)
-    for fault in faults:
+    in_order = sorted(faults, key=lambda fault: fault.at)
+    for fault, following in zip_longest(in_order, in_order[1:]):
         for shard in fault.shards:
-            next_one = bisect_right(begins.get(shard, []), fault.at)
-            if next_one < len(ends.get(shard, [])):
-                found[fault.kind].append((ends[shard][next_one] - fault.at) / 1e6)
+            times = answers.get(shard, [])
+            first = bisect_right(times, fault.at)
+            last = bisect_right(times, following.at) if following else len(times)
+            silences = [after - before for before, after in pairwise([fault.at, *times[first : last + 1]])]
+            if silences:
+                found[fault.kind].append(max(silences) / 1e6)
     return {
-        kind: {"p50": _percentile(gaps, 50), "p99": _percentile(gaps, 99), "n": len(gaps)}
+        kind: {"p50": _percentile(gaps, 50), "p99": _percentile(gaps, 99), "max": round(max(gaps), 1), "n": len(gaps)}
         for kind, gaps in sorted(found.items())
     }
 
@@ -254,13 +253,9 @@ def outages(
 
     ``at_s`` counts from ``begin``. Each names the faults that were dealt or went on in it, or up to a second before.
     """
-    answers: dict[str, list[int]] = defaultdict(list)
-    for submit in submits:
-        if submit.outcome == "acknowledged" and submit.end is not None:
-            answers[submit.shard].append(submit.end)
     found = []
-    for shard, times in sorted(answers.items()):
-        for last, following in pairwise([begin, *sorted(times), end]):
+    for shard, times in sorted(_answers(submits).items()):
+        for last, following in pairwise([begin, *times, end]):
             if following - last > least_s * NS:
                 within = [fault for fault in faults if _overlaps(fault, last - NS, following)]
                 found.append(
@@ -275,6 +270,15 @@ def outages(
                     }
                 )
     return sorted(found, key=lambda outage: -float(outage["seconds"]))
+
+
+def _answers(submits: Iterable[Submit]) -> dict[str, list[int]]:
+    """When each shard acknowledged, in order."""
+    answers: dict[str, list[int]] = defaultdict(list)
+    for submit in submits:
+        if submit.outcome == "acknowledged" and submit.end is not None:
+            answers[submit.shard].append(submit.end)
+    return {shard: sorted(times) for shard, times in answers.items()}
 
 
 def _overlaps(fault: Fault, begin: int, end: int) -> bool:

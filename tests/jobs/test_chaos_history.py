@@ -87,12 +87,21 @@ def test_a_read_that_misses_what_was_acknowledged_before_it_began() -> None:
     assert wrong([A, B], [Read(41, (), {"a": [(0, 1), (2, 4)]})], ROWS) == {"unseen": 2}, "one of its two"
 
 
-def test_gaps_are_those_of_what_began_after_the_fault() -> None:
-    faults = [Fault("kill", 15, "x", ("s",)), Fault("kill", 35, "x", ("s", "t")), Fault("stop", 1, "x", ("s",))]
-    scale = 1_000_000
-    submits = [replace(one, begin=one.begin * scale, end=(one.end or 0) * scale) for one in (A, B)]
-    found = gaps_ms([replace(fault, at=fault.at * scale) for fault in faults], submits)
-    assert found == {"kill": {"p50": 25.0, "p99": 25.0, "n": 1}, "stop": {"p50": 19.0, "p99": 19.0, "n": 1}}
+def test_a_gap_is_the_longest_silence_until_the_next_fault() -> None:
+    def at(*ends: int, shard: str = "s") -> list[Submit]:
+        return [Submit("a", end, 1, (end - 1) * 10**6, end * 10**6, "acknowledged", shard) for end in ends]
+
+    def kill(at_ms: int, *shards: str) -> Fault:
+        return Fault("kill", at_ms * 10**6, "x", shards)
+
+    answers = [*at(60, 5, 20, 100, 21), *at(50, shard="t")]
+    assert gaps_ms([kill(10, "s")], answers) == {"kill": {"p50": 40.0, "p99": 40.0, "max": 40.0, "n": 1}}
+    ended_by_the_next = [kill(65, "t"), kill(10, "s")]
+    assert gaps_ms(ended_by_the_next, answers)["kill"] == {"p50": 40.0, "p99": 40.0, "max": 40.0, "n": 1}
+    assert gaps_ms([kill(10, "s"), kill(20, "t")], answers)["kill"]["p50"] == 10.0, "later silences are the next one's"
+    assert gaps_ms([kill(10, "t"), Fault("stop", 70 * 10**6, "y", ("t",))], answers) == {
+        "kill": {"p50": 40.0, "p99": 40.0, "max": 40.0, "n": 1}
+    }, "nothing came after the second"
 
 
 def test_outages_name_the_faults_within_them() -> None:

@@ -14,7 +14,15 @@ import ray
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.household import DECIDED_DEADLINE_S, Household, read_plan
 from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
-from ringlog.actors.remote import CALL_DEADLINE_S, NAMESPACE, RemoteActor, end_process, find_actor, make_actor
+from ringlog.actors.remote import (
+    CALL_DEADLINE_S,
+    NAMESPACE,
+    RemoteActor,
+    end_process,
+    find_actor,
+    log_with_times,
+    make_actor,
+)
 from ringlog.actors.router import Router
 from ringlog.actors.secret import data_plane_token
 from ringlog.control import condition_of
@@ -45,6 +53,7 @@ class _HousekeeperActor:
     """`Housekeeping` in a process of its own: what it takes of memory and time, nobody else lacks."""
 
     def __init__(self, chosen: Mapping[str, Any]) -> None:
+        log_with_times()
         settings = Settings(**chosen)
         self._housekeeping = Housekeeping(Table(settings.table_url, settings.storage_options()), settings)
         threading.Thread(target=self._run, name="ringlog-housekeeping", daemon=True).start()
@@ -68,6 +77,7 @@ class _ControllerActor(Controller):
     """`Controller` as an actor."""
 
     def __init__(self, pipeline: str, chosen: Mapping[str, Any]) -> None:
+        log_with_times()
         settings = Settings(**chosen)
         self._pipeline = pipeline
         self._chosen = dict(chosen)

@@ -377,9 +377,12 @@ class Controller:
         """Bring every actor that is not there, or find out what became of it."""
         for actor in self._reconciler.actors:
             if actor in statuses:
-                self._absent_since.pop(actor, None)
+                if self._absent_since.pop(actor, None) is not None:
+                    _logger.info("%s is there", actor)
                 self._household.lives(actor, statuses[actor]["node"])
                 continue
+            if actor not in self._absent_since:
+                _logger.info("%s is silent", actor)
             absent_s = now - self._absent_since.setdefault(actor, now)
             missed = actor not in self._shards or absent_s >= ABSENT_S[0]
             if not missed or now < self._look_again_at.get(actor, 0.0):
@@ -450,6 +453,7 @@ class Controller:
         shard = takeover.shard
         if not self._tries.goes_on(this):
             return  # given up before it began
+        _logger.info("%s shall lead %s, with %s", takeover.candidate, shard, ", ".join(takeover.members) or "nobody")
         try:
             self._lead(takeover, statuses, decision, retire=retire)
             self._trouble.pop(shard, None)

@@ -15,7 +15,7 @@ from ray.util import get_node_ip_address
 from ringlog.actors.homes import Homes, Kept
 from ringlog.actors.memory import keep_memory
 from ringlog.actors.participants import Place
-from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, make_actor
+from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, log_with_times, make_actor
 from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import ShardHost
 from ringlog.control import Plan, plan_of, shard_names
@@ -37,6 +37,7 @@ class _ShardActor:
         # Threads hand each other small pieces of work here; the default of 5 ms would be most of an acknowledgement.
         sys.setswitchinterval(0.0005)
         keep_memory()
+        log_with_times()
         settings = Settings(**chosen)
         self._pipeline = pipeline
         self._host = ShardHost(

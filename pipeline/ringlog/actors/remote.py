@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -69,6 +70,16 @@ def require_ray() -> None:
     """Any call into a Ray that has been left would start another one, unasked."""
     if not ray.is_initialized():
         raise Unavailable("this process has left its Ray cluster: connect again with ringlog.connect()")
+
+
+def log_with_times() -> None:
+    """Let what this actor's process logs stand in Ray's file of it with the time, from INFO on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("ringlog")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def end_process(error: BaseException) -> None:
