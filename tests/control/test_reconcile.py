@@ -4,7 +4,16 @@ import itertools
 from typing import Any
 
 from ringlog.control import Plan, Reconciler, TakeOver, members_of, shard_names
-from ringlog.control.reconcile import BACKOFF_S, CALM_S, COMPLETING_S, LEADERLESS_S, PATIENCE_S, RETURNING_S, leader_of
+from ringlog.control.reconcile import (
+    BACKOFF_S,
+    CALM_S,
+    COMPLETING_S,
+    LEADERLESS_S,
+    PATIENCE_S,
+    RETURNING_S,
+    SUBSTITUTE_S,
+    leader_of,
+)
 
 ACTORS = shard_names(3)
 ALL = set(ACTORS)
@@ -279,10 +288,10 @@ def test_whoever_moves_hands_over_and_is_a_member_of_nothing_any_more() -> None:
     one = Reconciler(FOUR, FOUR, 3, 2)
     wanted = one.decide(four(), 0.0, moving="shard-1")
     assert {(takeover.shard, takeover.members) for takeover in wanted} == {
-        ("shard-1", ("shard-2", "shard-3")),
-        ("shard-0", ("shard-0", "shard-2")),
-        ("shard-3", ("shard-3", "shard-0")),
-    }
+        ("shard-1", ("shard-2", "shard-3", "shard-0")),
+        ("shard-0", ("shard-0", "shard-2", "shard-3")),
+        ("shard-3", ("shard-3", "shard-0", "shard-2")),
+    }, "others keep what it kept: the next failure finds as many copies"
     led = {takeover.shard: takeover.candidate for takeover in wanted}
     assert (led["shard-0"], led["shard-3"]) == ("shard-0", "shard-3"), "those who lead go on"
     assert led["shard-1"] in ("shard-2", "shard-3")
@@ -304,6 +313,71 @@ def test_it_is_released_once_a_quorum_leads_every_shard_that_it_kept_without_it(
     )
     assert not one.released("shard-1", four(without, away="shard-3", shard_1="shard-2")), "shard-3 has no leader"
     assert not one.released("shard-0", moved)
+
+
+def test_who_is_away_for_long_is_replaced_until_it_is_back() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    away = four(away="shard-2", shard_2="shard-3")
+    assert one.decide(away, 0.0) == []
+    assert one.decide(away, SUBSTITUTE_S - 0.1) == [], "it may only have been restarted"
+    assert one.decide(away, SUBSTITUTE_S) == []
+    wanted = one.decide(away, SUBSTITUTE_S + COMPLETING_S)
+    assert {(takeover.shard, takeover.candidate, takeover.members) for takeover in wanted} == {
+        ("shard-0", "shard-0", ("shard-0", "shard-1", "shard-3")),
+        ("shard-1", "shard-1", ("shard-1", "shard-3", "shard-0")),
+        ("shard-2", "shard-3", ("shard-3", "shard-0", "shard-1")),
+    }
+    replaced = four({takeover.shard: {*takeover.members} for takeover in wanted}, shard_2="shard-3")
+    for takeover in wanted:
+        replaced[takeover.members[-1]]["keeping"][takeover.shard]["id"] = takeover.members[-1]
+    del replaced["shard-2"]
+    assert one.decide(replaced, 20.0) == []
+    back = {**replaced, "shard-2": four()["shard-2"] | {"leading": {}}}
+    assert one.decide(back, 21.0) == []
+    again = one.decide(back, 21.0 + COMPLETING_S)
+    assert {(takeover.shard, takeover.members) for takeover in again} == {
+        (shard, members_of(shard, FOUR, FOUR, 3)) for shard in ("shard-0", "shard-1", "shard-2")
+    }
+
+
+def test_who_keeps_a_shard_in_anothers_place_counts_when_its_leader_dies() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    members = {"shard-0": {"shard-0", "shard-1", "shard-3"}}
+    found = four(members, away="shard-2", shard_2="shard-3")
+    found["shard-3"]["keeping"]["shard-0"]["id"] = "shard-3"
+    one.decide(found, 0.0)
+    del found["shard-0"]
+    one.decide(found, 1.0)
+    assert TakeOver("shard-0", "shard-1", ("shard-1", "shard-3")) in one.decide(found, 1.1 + LEADERLESS_S)
+    anew = Reconciler(FOUR, FOUR, 3, 2)  # a controller that has not heard who kept it
+    anew.decide(found, 0.0)
+    assert not [takeover for takeover in anew.decide(found, LEADERLESS_S) if takeover.shard == "shard-0"]
+    anew.decide(found, SUBSTITUTE_S)
+    (late,) = [one for one in anew.decide(found, SUBSTITUTE_S + RETURNING_S) if one.shard == "shard-0"]
+    assert late.members == ("shard-1", "shard-3")
+
+
+def test_who_kept_a_shard_in_anothers_place_need_not_once_all_that_should_keep_it_do() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    found = four()
+    for shard in FOUR:
+        for actor in set(FOUR) - set(members_of(shard, FOUR, FOUR, 3)) - {"shard-3"}:
+            del found[actor]["keeping"][shard]
+    assert one.superfluous(found) == [("shard-3", "shard-0", 1)]
+    assert one.superfluous({**found, "shard-2": four()["shard-2"] | {"keeping": {}}}) == [], "it lost its journals"
+    assert one.superfluous({actor: status for actor, status in found.items() if actor != "shard-1"}) == []
+    found["shard-0"]["leading"]["shard-0"]["members"]["shard-3"] = {"id": "shard-3"}
+    assert one.superfluous(found) == [], "it is counted on"
+
+
+def test_whose_node_is_about_to_end_is_replaced_where_anybody_can() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    one.decide(four(), 0.0, leaving={"shard-1"})
+    wanted = {takeover.shard: takeover for takeover in one.decide(four(), COMPLETING_S, leaving={"shard-1"})}
+    assert wanted["shard-0"] == TakeOver("shard-0", "shard-0", ("shard-0", "shard-2", "shard-3"))
+    assert "shard-1" not in wanted["shard-1"].members
+    two = one.decide(four(), 2 * COMPLETING_S, leaving={"shard-1", "shard-3"})
+    assert all(len(takeover.members) == 3 for takeover in two), "who leaves stays where nobody takes its place"
 
 
 def test_where_a_move_is_given_up_it_is_made_a_member_again() -> None:

@@ -338,7 +338,8 @@ class Controller:
     def _dismiss(self) -> None:
         """Nobody counts on the journals of a retired shard, and on its actor only as long as other shards do.
 
-        By the newest plan, and still it may be old: so whoever has promised a later epoch keeps its journal.
+        Nor on that of who kept a shard in another's place. All this may be old news: so whoever has promised a later
+        epoch keeps its journal.
         """
         plan = self._plan
         if plan is None:
@@ -350,6 +351,12 @@ class Controller:
             for shard, epoch in plan.retired.items()
             if shard in statuses.get(actor, {}).get("keeping", ()) and actor not in plan.gone
         ]
+        if plan == self._followed:
+            steps += [
+                partial(self._shards[actor].call, "forget", shard, epoch, timeout_s=CALL_DEADLINE_S)
+                for actor, shard, epoch in self._reconciler.superfluous(statuses)
+                if actor in self._shards
+            ]
         do_all([*steps, *(partial(self._let_go, actor, plan) for actor in sorted({*plan.gone} - self._dismissed))])
 
     def _let_go(self, actor: str, plan: Plan) -> None:

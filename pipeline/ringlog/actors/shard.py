@@ -174,7 +174,10 @@ class ShardHost:
             ) from None
 
     def forget(self, shard: str, epoch: int) -> None:
-        """Remove this actor's journal of ``shard``, which was retired in ``epoch``; one that promised a later stays."""
+        """Remove this actor's journal of ``shard``, on which nobody counts since ``epoch`` began, or retired the shard.
+
+        One that has promised a later epoch stays.
+        """
         with self._forgetting:  # nobody opens it before it is gone
             hosted = self._call(lambda: self._forget(shard, epoch))
             if hosted is not None:

@@ -20,6 +20,8 @@ LEADERLESS_S = 0.2
 """How long a shard that was led before may wait for one: callers wait with it."""
 RETURNING_S = 1.0
 """The same where most of its members were away, and come back one after the other."""
+SUBSTITUTE_S = 5.0
+"""How long an actor may be away before others keep its shards in its place: one that only restarts is back sooner."""
 BACKOFF_S = (0.5, 15.0)
 CALM_S = 10.0
 """How long every shard must have been complete before a leader or an actor is moved for balance only."""
@@ -39,7 +41,7 @@ class _Attempts:
     absent_since: float
     next_at: float
     pause_s: float = BACKOFF_S[0]
-    alive: tuple[str, ...] = ()
+    keepers: tuple[str, ...] = ()
     returning: bool = False
 
 
@@ -53,6 +55,8 @@ class Reconciler:
         self._quorum = quorum
         self._wished = {shard: members_of(shard, self.shards, self.actors, replicas) for shard in self.shards}
         self._attempts: dict[str, _Attempts] = {}
+        self._away_since: dict[str, float] = {}
+        self._kept: dict[str, tuple[str, ...]] = {}  # by shard: the members of the last leader that was heard of
         self._calm_since: float | None = None
         self._settled = True
 
@@ -72,6 +76,7 @@ class Reconciler:
         is about to begin anew on another node: it should be no member of any shard, so that nobody counts on what it
         has now.
         """
+        self._away_since = {actor: self._away_since.get(actor, now) for actor in self.actors if actor not in statuses}
         wanted = [
             takeover for shard in self.shards if (takeover := self._decide(shard, statuses, now, leaving, moving))
         ]
@@ -103,8 +108,8 @@ class Reconciler:
         return not counting and self.dispensable(actor, statuses)
 
     def lacking(self, shard: str, statuses: Statuses) -> int:
-        """How many more of the actors that should keep ``shard`` must answer before it can open at all."""
-        return max(0, self._quorum - sum(actor in statuses for actor in self.wished(shard)))
+        """How many more actors must answer before ``shard`` can open at all."""
+        return max(0, self._quorum - len(self._any_keepers(shard, statuses)))
 
     def dispensable(self, actor: str, statuses: Statuses) -> bool:
         """Whether every shard that ``actor`` keeps, or should, is led by a quorum of members that answer without it.
@@ -115,6 +120,22 @@ class Reconciler:
         wished = [shard for shard in self.shards if actor in self.wished(shard)]
         kept = [shard for shard in self.shards if actor in _members(shard, statuses)]
         return all(self._led_without(actor, shard, statuses) for shard in (*wished, *kept) or self.shards)
+
+    def superfluous(self, statuses: Statuses) -> list[tuple[str, str, int]]:
+        """(actor, shard, epoch): who kept a shard in another's place, and need not any more since that epoch began.
+
+        Only where all that are wished are its members again, and answer.
+        """
+        found: list[tuple[str, str, int]] = []
+        for shard in self.shards:
+            leader, members, wished = leader_of(shard, statuses), _members(shard, statuses), self.wished(shard)
+            answering = {actor: _replica(shard, statuses.get(actor)) for actor in wished}
+            if leader is None or any(members.get(actor, {}).get("id") != id for actor, id in answering.items()):
+                continue
+            epoch = statuses[leader]["leading"][shard]["epoch"]
+            keeping = [actor for actor, status in statuses.items() if shard in status["keeping"]]
+            found += [(actor, shard, epoch) for actor in keeping if actor not in members and actor not in wished]
+        return found
 
     def _led_without(self, actor: str, shard: str, statuses: Statuses) -> bool:
         leader = leader_of(shard, statuses)
@@ -128,14 +149,13 @@ class Reconciler:
 
     def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
-        wished = self.wished(shard)
-        alive = tuple(actor for actor in wished if actor in statuses)
+        keepers = self._any_keepers(shard, statuses)
         if self.lacking(shard, statuses):
             raise Unavailable(
-                f"{shard} needs {self._quorum} of {', '.join(wished)} to go on with, and {len(alive)} of them answer: "
-                "look again in a minute, or give them nodes"
+                f"{shard} needs {self._quorum} of {', '.join(self.actors)} to go on with, and {len(keepers)} of them "
+                "answer: look again in a minute, or give them nodes"
             )
-        return TakeOver(shard, alive[0], alive)
+        return TakeOver(shard, keepers[0], keepers)
 
     def failed(self, shard: str, now: float) -> None:
         """A take-over was lost or is stuck: wait longer before the next. Not of a shard that is not to be led."""
@@ -152,41 +172,76 @@ class Reconciler:
     def _decide(
         self, shard: str, statuses: Statuses, now: float, leaving: Collection[str], moving: str | None
     ) -> TakeOver | None:
-        wished = self.wished(shard)
-        alive = tuple(actor for actor in wished if actor in statuses and actor != moving)
-        staying = tuple(actor for actor in alive if actor not in leaving)
         leader = leader_of(shard, statuses)
         members = _members(shard, statuses)
+        if members:
+            self._kept[shard] = tuple(members)
+        keepers = self._keepers(shard, statuses, now, leaving, moving)
+        staying = tuple(actor for actor in keepers if actor not in leaving)
         leaves = (leader in leaving and bool(staying)) or (leader is not None and leader == moving)
         complete = leader is not None and {member["id"] for member in members.values()} >= {
-            _replica(shard, statuses[actor]) for actor in alive
+            _replica(shard, statuses[actor]) for actor in keepers
         }
         if complete and not leaves and moving not in members:
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
-        if alive != attempts.alive:  # what failed before may well go now
-            attempts.alive, attempts.pause_s = alive, BACKOFF_S[0]
+        if keepers != attempts.keepers:  # what failed before may well go now
+            attempts.keepers, attempts.pause_s = keepers, BACKOFF_S[0]
             attempts.next_at = min(attempts.next_at, now + BACKOFF_S[0])
-        if len(alive) < self._quorum:  # nothing can begin yet
+        if len(keepers) < self._quorum:  # nothing can begin yet
             attempts.absent_since, attempts.returning = now, True
             return None
         waited = now - attempts.absent_since
+        everybody = len(keepers) == len(self.wished(shard))
         if leaves or moving in members:
             ready = True
         elif leader is not None:
-            ready = waited >= (COMPLETING_S if len(alive) == len(wished) else PATIENCE_S)
+            ready = waited >= (COMPLETING_S if everybody else PATIENCE_S)
         elif _promised(shard, statuses) == 0:
-            ready = waited >= PATIENCE_S or len(alive) == len(wished)
+            ready = waited >= PATIENCE_S or everybody
         else:
             patience_s = RETURNING_S if attempts.returning else LEADERLESS_S
-            ready = waited >= patience_s or len(alive) == len(wished)
+            ready = waited >= patience_s or everybody
         if not ready or now < attempts.next_at:
             return None
         attempts.next_at = now + attempts.pause_s
-        if leader not in alive or leaves:
-            leader = min(staying or alive, key=lambda actor: self._unfit(actor, shard, statuses))
-        return TakeOver(shard, leader, alive)
+        if leader not in keepers or leaves:
+            leader = min(staying or keepers, key=lambda actor: self._unfit(actor, shard, statuses))
+        return TakeOver(shard, leader, keepers)
+
+    def _keepers(
+        self, shard: str, statuses: Statuses, now: float, leaving: Collection[str], moving: str | None
+    ) -> tuple[str, ...]:
+        """Who should keep ``shard`` now, of those that answer.
+
+        Those that are wished; and others in the place of each that has been away for long, leaves or moves, so that
+        the next failure finds as many copies as this one. Who keeps it in somebody's place does so until that one is
+        back. Where nobody can take the place of one that leaves, it stays for as long as it answers.
+        """
+        wished = self.wished(shard)
+        gone = {moving, *leaving, *(one for one, since in self._away_since.items() if now - since >= SUBSTITUTE_S)}
+        kept = self._kept.get(shard, wished)
+        others = [actor for actor in self._others(shard) if actor in statuses and actor not in gone]
+        others.sort(key=lambda actor: actor not in kept)
+        answering = [actor for actor in wished if actor in statuses and actor != moving]
+        staying = [actor for actor in answering if actor not in leaving]
+        places = max(sum(actor in gone for actor in wished), sum(actor in kept for actor in others))
+        substitutes = others[: min(places, len(wished) - len(staying))]
+        lacking = len(wished) - len(staying) - len(substitutes)
+        leaving_yet = [actor for actor in answering if actor in leaving][:lacking]
+        return (*(actor for actor in answering if actor in staying or actor in leaving_yet), *substitutes)
+
+    def _any_keepers(self, shard: str, statuses: Statuses) -> tuple[str, ...]:
+        """Who could keep ``shard`` at once, whoever comes back."""
+        answering = [actor for actor in (*self.wished(shard), *self._others(shard)) if actor in statuses]
+        return tuple(answering[: len(self.wished(shard))])
+
+    def _others(self, shard: str) -> list[str]:
+        """The actors that are not wished for ``shard``, beginning with the one after those."""
+        wished = self.wished(shard)
+        after = self.actors.index(wished[-1]) + 1 if wished[-1] in self.actors else 0
+        return [actor for actor in (*self.actors[after:], *self.actors[:after]) if actor not in wished]
 
     def _unfit(self, actor: str, shard: str, statuses: Statuses) -> tuple[int, int]:
         """The less, the better: whoever lacks the newest epoch must fetch the tail, and who leads much has work."""
@@ -250,7 +305,7 @@ def _led_by(actor: str, statuses: Statuses, shards: Sequence[str]) -> int:
     return sum(leader_of(shard, statuses) == actor for shard in shards)
 
 
-def _replica(shard: str, status: Mapping[str, Any]) -> str | None:
+def _replica(shard: str, status: Mapping[str, Any] | None) -> str | None:
     """The id that the actor's journal of the shard has now; a journal that was lost comes back as somebody new."""
-    kept = status["keeping"].get(shard)
+    kept = status["keeping"].get(shard) if status else None
     return kept["id"] if kept else None
