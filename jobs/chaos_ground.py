@@ -21,8 +21,9 @@ from ray.cluster_utils import Cluster
 import ringlog
 from chaos_network import Network
 from etcd import Etcd
+from local_server import free_ports
 from ringlog.actors import cluster as ringlog_cluster
-from seaweed import SeaweedFS, free_ports
+from seaweed import SeaweedFS
 
 QUICK_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import s3fs
 
-from seaweed import free_ports
+from local_server import free_ports
 
 UP_WITHIN_S = 60.0
 MEMORY_BYTES = 4 * 2**30

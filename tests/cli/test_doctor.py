@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from etcd import Etcd
+from local_server import free_ports
 from ringlog.actors import environment
 from ringlog.cli import app, doctor
 from ringlog.cli.doctor import Finding, disk, ray, stores
@@ -22,7 +23,7 @@ from ringlog.errors import Conflict, Unavailable
 from ringlog.metadata import FileStore
 from ringlog.settings import Settings
 from ringlog.storage import Journal
-from seaweed import SeaweedFS, free_ports
+from seaweed import SeaweedFS
 from storage.test_journal import killed, opened, written
 
 IN_MEMORY = Path("/dev/shm")

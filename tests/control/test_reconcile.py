@@ -370,6 +370,16 @@ def test_who_kept_a_shard_in_anothers_place_need_not_once_all_that_should_keep_i
     assert one.superfluous(found) == [], "it is counted on"
 
 
+def test_an_actor_whose_own_shard_is_retired_stands_in_for_nobody() -> None:
+    one = Reconciler(FOUR, FOUR, 3, 2)
+    one.follow(Plan(2, FOUR[:3], retiring=("shard-3",)))
+    found = four(away="shard-2", shard_2="shard-3")
+    one.decide(found, 0.0)
+    wanted = one.decide(found, 2 * SUBSTITUTE_S)
+    assert wanted
+    assert not any("shard-3" in takeover.members for takeover in wanted if takeover.shard != "shard-3")
+
+
 def test_whose_node_is_about_to_end_is_replaced_where_anybody_can() -> None:
     one = Reconciler(FOUR, FOUR, 3, 2)
     one.decide(four(), 0.0, leaving={"shard-1"})

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from etcd import Etcd
+from local_server import free_ports
 from metadata.contract import MetadataContract, Open
 from ringlog.client.current import settings_of
 from ringlog.errors import ConfigurationError, OutcomeUnknown, Unavailable
@@ -20,7 +21,6 @@ from ringlog.metadata import FileStore, Versioned, open_store
 from ringlog.metadata import etcd as etcd_module
 from ringlog.metadata.etcd import EtcdStore
 from ringlog.settings import Settings
-from seaweed import free_ports
 
 SECRET = "canary-52c9"
 

@@ -51,6 +51,7 @@ class Reconciler:
     def __init__(self, shards: Sequence[str], actors: Sequence[str], replicas: int, quorum: int) -> None:
         self.shards = tuple(shards)
         self.actors = tuple(actors)
+        self._staying = self.actors  # those whose own shards are not to be retired
         self._replicas = replicas
         self._quorum = quorum
         self._wished = {shard: members_of(shard, self.shards, self.actors, replicas) for shard in self.shards}
@@ -62,7 +63,7 @@ class Reconciler:
 
     def follow(self, plan: Plan) -> None:
         """From now on, these are the shards and the actors that there should be."""
-        self.shards, self.actors = plan.led, plan.actors
+        self.shards, self.actors, self._staying = plan.led, plan.actors, plan.shards
         self._wished = {shard: plan.members(shard, self._replicas) for shard in plan.led}
         self._attempts = {shard: tries for shard, tries in self._attempts.items() if shard in self.shards}
         self._settled = plan.settled
@@ -238,10 +239,10 @@ class Reconciler:
         return tuple(answering[: len(self.wished(shard))])
 
     def _others(self, shard: str) -> list[str]:
-        """The actors that are not wished for ``shard``, beginning with the one after those."""
-        wished = self.wished(shard)
-        after = self.actors.index(wished[-1]) + 1 if wished[-1] in self.actors else 0
-        return [actor for actor in (*self.actors[after:], *self.actors[:after]) if actor not in wished]
+        """Who may keep ``shard`` in another's place, beginning with the one after those that are wished."""
+        wished, actors = self.wished(shard), self._staying
+        after = actors.index(wished[-1]) + 1 if wished[-1] in actors else 0
+        return [actor for actor in (*actors[after:], *actors[:after]) if actor not in wished]
 
     def _unfit(self, actor: str, shard: str, statuses: Statuses) -> tuple[int, int]:
         """The less, the better: whoever lacks the newest epoch must fetch the tail, and who leads much has work."""
