@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 from ringlog.control import Plan, Reconciler, TakeOver, members_of, shard_names
@@ -276,10 +277,10 @@ def four(members: dict[str, set[str]] | None = None, away: str = "", **leaders: 
     }
     found = statuses(set(FOUR), **leading)
     for one in found.values():
-        one["keeping"] = {shard: {"id": "none", "promised": 1, "log_epoch": 1} for shard in FOUR}
+        one["keeping"] = {shard: {"id": "none", "promised": 1, "log_epoch": 0} for shard in FOUR}
     for shard in FOUR:
         for actor in kept[shard]:
-            found[actor]["keeping"][shard]["id"] = actor
+            found[actor]["keeping"][shard] = {"id": actor, "promised": 1, "log_epoch": 1}
     found.pop(away, None)
     return found
 
@@ -344,17 +345,99 @@ def test_who_keeps_a_shard_in_anothers_place_counts_when_its_leader_dies() -> No
     one = Reconciler(FOUR, FOUR, 3, 2)
     members = {"shard-0": {"shard-0", "shard-1", "shard-3"}}
     found = four(members, away="shard-2", shard_2="shard-3")
-    found["shard-3"]["keeping"]["shard-0"]["id"] = "shard-3"
+    found["shard-3"]["keeping"]["shard-0"] = {"id": "shard-3", "promised": 1, "log_epoch": 1}
     one.decide(found, 0.0)
     del found["shard-0"]
     one.decide(found, 1.0)
     assert TakeOver("shard-0", "shard-1", ("shard-1", "shard-3")) in one.decide(found, 1.1 + LEADERLESS_S)
-    anew = Reconciler(FOUR, FOUR, 3, 2)  # a controller that has not heard who kept it
+    anew = Reconciler(FOUR, FOUR, 3, 2)  # a controller that has not heard who kept it goes by whose log is the newest
     anew.decide(found, 0.0)
-    assert not [takeover for takeover in anew.decide(found, LEADERLESS_S) if takeover.shard == "shard-0"]
-    anew.decide(found, SUBSTITUTE_S)
-    (late,) = [one for one in anew.decide(found, SUBSTITUTE_S + RETURNING_S) if one.shard == "shard-0"]
-    assert late.members == ("shard-1", "shard-3")
+    assert TakeOver("shard-0", "shard-1", ("shard-1", "shard-3")) in anew.decide(found, 0.1 + LEADERLESS_S)
+    found["shard-3"]["keeping"]["shard-0"]["log_epoch"] = 0
+    older = Reconciler(FOUR, FOUR, 3, 2)
+    older.decide(found, 0.0)
+    assert not [takeover for takeover in older.decide(found, 100.0) if takeover.shard == "shard-0"], "it has nothing"
+
+
+SIX = shard_names(6)
+
+
+def six(members: set[str], alive: Collection[str] = SIX, **nodes: str) -> dict[str, dict[str, Any]]:
+    """Shard-0 alone, led by shard-0 with ``members``; each actor on a node of its own but for what is said."""
+    found = statuses({*SIX}, shard_0=("shard-0", 1, members))
+    for actor, status in found.items():
+        kept = {"id": actor, "promised": 1, "log_epoch": 1}
+        status.update(
+            keeping={"shard-0": kept} if actor in members else {}, node=nodes.get(actor.replace("-", "_"), actor)
+        )
+    return {actor: status for actor, status in found.items() if actor in alive}
+
+
+def of_shard_0(one: Reconciler, found: dict[str, dict[str, Any]], now: float) -> list[tuple[str, ...]]:
+    return [takeover.members for takeover in one.decide(found, now)]
+
+
+def alone() -> Reconciler:
+    return Reconciler(("shard-0",), SIX, 3, 2)
+
+
+def test_the_next_on_the_ring_stands_in_and_nobody_on_the_node_of_another_member() -> None:
+    members, rest = {"shard-0", "shard-1", "shard-2"}, {*SIX} - {"shard-2"}
+    for nodes, stands_in in (
+        ({}, "shard-3"),
+        ({"shard_3": "shard-1"}, "shard-4"),
+        ({"shard_3": "shard-0", "shard_4": "shard-1", "shard_5": "shard-1"}, None),
+    ):
+        one, found = alone(), six(members, rest, **nodes)
+        one.decide(found, 0.0)
+        one.decide(found, SUBSTITUTE_S)
+        wanted = of_shard_0(one, found, SUBSTITUTE_S + COMPLETING_S)
+        assert wanted == ([] if stands_in is None else [("shard-0", "shard-1", stands_in)]), nodes
+
+
+def test_nobody_new_stands_in_while_too_few_answer_for_a_takeover() -> None:
+    one, found = alone(), six({"shard-0", "shard-1", "shard-2"}, {*SIX} - {"shard-1", "shard-2"})
+    for now in range(100):
+        assert of_shard_0(one, found, now) == [], "it would only stop who leads"
+    single = Reconciler(("shard-0",), SIX, 1, 1)
+    single.decide(six({"shard-0"}), 0.0)
+    for now in range(100):
+        assert of_shard_0(single, six({"shard-0"}, {*SIX[1:]}), now) == []
+
+
+def test_a_leaderless_shard_of_which_enough_answer_goes_on_with_somebody_new() -> None:
+    one = alone()
+    one.decide(six({"shard-0", "shard-1"}, {*SIX} - {"shard-2"}), 0.0)
+    found = six({"shard-0", "shard-1"}, {*SIX} - {"shard-0", "shard-2"})
+    for now in (1.0, SUBSTITUTE_S, SUBSTITUTE_S + RETURNING_S):
+        wanted = of_shard_0(one, found, now)
+    assert wanted == [("shard-1", "shard-3", "shard-4")]
+
+
+def test_who_stands_in_and_only_restarts_keeps_its_place() -> None:
+    members = {"shard-0", "shard-1", "shard-4"}
+    one, without = alone(), six(members, {*SIX} - {"shard-2"})
+    one.decide(without, 0.0)
+    assert of_shard_0(one, without, 20.0) == [], "another is nearer on the ring, and has nothing"
+    restarting = six(members, {*SIX} - {"shard-2", "shard-4"})
+    for now in (20.5, 21.5, 24.0):
+        assert of_shard_0(one, restarting, now) == []
+    for now in (26.0, 28.0):
+        wanted = of_shard_0(one, restarting, now)
+    assert wanted == [("shard-0", "shard-1", "shard-3")]
+
+
+def test_who_does_not_become_a_member_is_tried_ever_more_rarely() -> None:
+    one, found = alone(), six({"shard-0", "shard-1"})
+    tries = [now / 10 for now in range(300) if of_shard_0(one, found, now / 10)]
+    assert len(tries) < 8, "each is a pause for callers"
+
+
+def test_an_operator_goes_on_with_whoever_answers() -> None:
+    found = six({"shard-0", "shard-1", "shard-2"}, {"shard-1", "shard-3", "shard-4"}, shard_3="shard-1")
+    assert alone().lacking("shard-0", found) == 0
+    assert alone().forced("shard-0", found).members == ("shard-1", "shard-4", "shard-3")
+    assert alone().lacking("shard-0", six({"shard-0"}, {"shard-5"})) == 1
 
 
 def test_who_kept_a_shard_in_anothers_place_need_not_once_all_that_should_keep_it_do() -> None:
@@ -364,6 +447,9 @@ def test_who_kept_a_shard_in_anothers_place_need_not_once_all_that_should_keep_i
         for actor in set(FOUR) - set(members_of(shard, FOUR, FOUR, 3)) - {"shard-3"}:
             del found[actor]["keeping"][shard]
     assert one.superfluous(found) == [("shard-3", "shard-0", 1)]
+    filling = six({"shard-0", "shard-1"}, {*SIX} - {"shard-2"})
+    filling["shard-3"]["keeping"]["shard-0"] = {"id": "shard-3", "promised": 1, "log_epoch": 0}
+    assert alone().superfluous(filling) == [], "it is about to be a member"
     assert one.superfluous({**found, "shard-2": four()["shard-2"] | {"keeping": {}}}) == [], "it lost its journals"
     assert one.superfluous({actor: status for actor, status in found.items() if actor != "shard-1"}) == []
     found["shard-0"]["leading"]["shard-0"]["members"]["shard-3"] = {"id": "shard-3"}
@@ -386,8 +472,11 @@ def test_whose_node_is_about_to_end_is_replaced_where_anybody_can() -> None:
     wanted = {takeover.shard: takeover for takeover in one.decide(four(), COMPLETING_S, leaving={"shard-1"})}
     assert wanted["shard-0"] == TakeOver("shard-0", "shard-0", ("shard-0", "shard-2", "shard-3"))
     assert "shard-1" not in wanted["shard-1"].members
-    two = one.decide(four(), 2 * COMPLETING_S, leaving={"shard-1", "shard-3"})
-    assert all(len(takeover.members) == 3 for takeover in two), "who leaves stays where nobody takes its place"
+    two = {takeover.shard: takeover for takeover in one.decide(four(), 3.0, leaving={"shard-1", "shard-3"})}
+    assert two["shard-1"] == TakeOver("shard-1", "shard-2", ("shard-1", "shard-2", "shard-0")), (
+        "one stays for lack of any"
+    )
+    assert "shard-0" not in two, "nobody is there for it"
 
 
 def test_where_a_move_is_given_up_it_is_made_a_member_again() -> None:

@@ -326,8 +326,8 @@ class Controller:
         if led["archived"] < led["end"]:
             self._shards[leader].call("flush", FLUSH_S, timeout_s=FLUSH_S + CALL_DEADLINE_S)
             return
-        alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
-        self._end_shard(TakeOver(shard, leader, alive), statuses, plan)
+        alive = (actor for actor in self._reconciler.wished(shard) if actor in statuses and actor != leader)
+        self._end_shard(TakeOver(shard, leader, (leader, *alive)), statuses, plan)
 
     def _end_shard(self, takeover: TakeOver, statuses: Statuses, plan: Plan) -> None:
         this = self._tries.begin(takeover.shard, candidate=takeover.candidate)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ringlog.control.placement import Plan, members_of
 from ringlog.errors import Unavailable
+from ringlog.replication.quorum import seals_needed
 
 Statuses = Mapping[str, Mapping[str, Any]]
 """What each shard actor that answers says of itself: what it leads, and what it keeps."""
@@ -15,7 +16,9 @@ Statuses = Mapping[str, Mapping[str, Any]]
 PATIENCE_S = 3.0
 """How long a shard may wait for a member before it begins, or goes on, with fewer than wished."""
 COMPLETING_S = 1.0
-"""How long a shard that is led goes on with fewer than wished once all answer: several may come back together."""
+"""How long a shard that is led goes on with fewer than wished once all are there, or others in their places.
+
+Several may come back together."""
 LEADERLESS_S = 0.2
 """How long a shard that was led before may wait for one: callers wait with it."""
 RETURNING_S = 1.0
@@ -66,6 +69,7 @@ class Reconciler:
         self.shards, self.actors, self._staying = plan.led, plan.actors, plan.shards
         self._wished = {shard: plan.members(shard, self._replicas) for shard in plan.led}
         self._attempts = {shard: tries for shard, tries in self._attempts.items() if shard in self.shards}
+        self._kept = {shard: kept for shard, kept in self._kept.items() if shard in self.shards}
         self._settled = plan.settled
 
     def decide(
@@ -131,11 +135,11 @@ class Reconciler:
         for shard in self.shards:
             leader, members, wished = leader_of(shard, statuses), _members(shard, statuses), self.wished(shard)
             answering = {actor: _replica(shard, statuses.get(actor)) for actor in wished}
-            if leader is None or any(members.get(actor, {}).get("id") != id for actor, id in answering.items()):
+            if leader is None or any(id is None or id != _id(members.get(actor)) for actor, id in answering.items()):
                 continue
             epoch = statuses[leader]["leading"][shard]["epoch"]
             keeping = [actor for actor, status in statuses.items() if shard in status["keeping"]]
-            found += [(actor, shard, epoch) for actor in keeping if actor not in members and actor not in wished]
+            found += [(actor, shard, epoch) for actor in keeping if actor not in members]
         return found
 
     def _led_without(self, actor: str, shard: str, statuses: Statuses) -> bool:
@@ -194,7 +198,9 @@ class Reconciler:
             attempts.absent_since, attempts.returning = now, True
             return None
         waited = now - attempts.absent_since
-        everybody = len(keepers) == len(self.wished(shard))
+        wished = self.wished(shard)
+        going = {moving, *leaving, *(actor for actor in wished if self._is_gone(actor, now))}
+        everybody = len(keepers) == len(wished) and going >= {*wished} - {*keepers}
         if leaves or moving in members:
             ready = True
         elif leader is not None:
@@ -207,6 +213,8 @@ class Reconciler:
         if not ready or now < attempts.next_at:
             return None
         attempts.next_at = now + attempts.pause_s
+        if leader is not None and not leaves:  # each try is a pause for its callers, and a long tail takes its time
+            attempts.pause_s = min(2 * attempts.pause_s, BACKOFF_S[1])
         if leader not in keepers or leaves:
             leader = min(staying or keepers, key=lambda actor: self._unfit(actor, shard, statuses))
         return TakeOver(shard, leader, keepers)
@@ -221,22 +229,50 @@ class Reconciler:
         back. Where nobody can take the place of one that leaves, it stays for as long as it answers.
         """
         wished = self.wished(shard)
-        gone = {moving, *leaving, *(one for one, since in self._away_since.items() if now - since >= SUBSTITUTE_S)}
-        kept = self._kept.get(shard, wished)
-        others = [actor for actor in self._others(shard) if actor in statuses and actor not in gone]
-        others.sort(key=lambda actor: actor not in kept)
         answering = [actor for actor in wished if actor in statuses and actor != moving]
         staying = [actor for actor in answering if actor not in leaving]
-        places = max(sum(actor in gone for actor in wished), sum(actor in kept for actor in others))
-        substitutes = others[: min(places, len(wished) - len(staying))]
-        lacking = len(wished) - len(staying) - len(substitutes)
-        leaving_yet = [actor for actor in answering if actor in leaving][:lacking]
+        free = len(wished) - len(staying)
+        substitutes = self._substitutes(shard, statuses, now, staying, {moving, *leaving})
+        leaving_yet = [actor for actor in answering if actor in leaving][: free - len(substitutes)]
         return (*(actor for actor in answering if actor in staying or actor in leaving_yet), *substitutes)
 
+    def _substitutes(
+        self, shard: str, statuses: Statuses, now: float, staying: Sequence[str], going: Collection[str | None]
+    ) -> list[str]:
+        """Who should keep ``shard`` beside those of the wished that are ``staying``: first who does already.
+
+        Nobody on the node of another, since one disk would then hold two of the copies that count. And nobody new while
+        too few of those that keep it now answer for a take-over: it would only stop who leads.
+        """
+        wished = self.wished(shard)
+        gone = [actor for actor in wished if actor in going or self._is_gone(actor, now)]
+        kept = self._kept.get(shard) or _holding(shard, statuses)
+        others = [actor for actor in self._others(shard) if actor not in going and not self._is_gone(actor, now)]
+        keeping = [actor for actor in others if actor in kept]
+        restarting = sum(actor not in statuses for actor in keeping)  # their places are kept for them
+        places = min(max(len(gone), len(keeping)), len(wished) - len(staying)) - restarting
+        known = self._kept.get(shard, ())
+        enough = bool(known) and sum(actor in statuses for actor in known) >= seals_needed(len(known), self._quorum)
+        new = [actor for actor in others if actor not in keeping] if enough else []
+        nodes = {_node(actor, statuses) for actor in staying}
+        found: list[str] = []
+        for actor in (*keeping, *new):
+            if len(found) < places and actor in statuses and _node(actor, statuses) not in nodes:
+                nodes.add(_node(actor, statuses))
+                found.append(actor)
+        return found
+
+    def _is_gone(self, actor: str, now: float) -> bool:
+        """Whether it has been away for longer than one that only restarts."""
+        return now - self._away_since.get(actor, now) >= SUBSTITUTE_S
+
     def _any_keepers(self, shard: str, statuses: Statuses) -> tuple[str, ...]:
-        """Who could keep ``shard`` at once, whoever comes back."""
-        answering = [actor for actor in (*self.wished(shard), *self._others(shard)) if actor in statuses]
-        return tuple(answering[: len(self.wished(shard))])
+        """Who could keep ``shard`` at once, whoever comes back: who is wished before others, other nodes before one."""
+        found = [actor for actor in self.wished(shard) if actor in statuses]
+        others = [actor for actor in self._others(shard) if actor in statuses]
+        nodes = {_node(actor, statuses) for actor in found}
+        others.sort(key=lambda actor: _node(actor, statuses) in nodes)
+        return (*found, *others)[: len(self.wished(shard))]
 
     def _others(self, shard: str) -> list[str]:
         """Who may keep ``shard`` in another's place, beginning with the one after those that are wished."""
@@ -304,6 +340,22 @@ def _promised(shard: str, statuses: Statuses) -> int:
 def _led_by(actor: str, statuses: Statuses, shards: Sequence[str]) -> int:
     """How many shards the actor leads."""
     return sum(leader_of(shard, statuses) == actor for shard in shards)
+
+
+def _holding(shard: str, statuses: Statuses) -> list[str]:
+    """Those that answer and whose log is of the newest epoch of which any of them has one."""
+    epochs = {actor: status["keeping"].get(shard, {}).get("log_epoch", 0) for actor, status in statuses.items()}
+    newest = max(epochs.values(), default=0)
+    return [actor for actor, epoch in epochs.items() if epoch == newest > 0]
+
+
+def _node(actor: str, statuses: Statuses) -> str:
+    """Where the actor runs; the actor itself where that is not said."""
+    return str(statuses[actor].get("node", actor))
+
+
+def _id(member: Mapping[str, Any] | None) -> str | None:
+    return None if member is None else str(member["id"])
 
 
 def _replica(shard: str, status: Mapping[str, Any] | None) -> str | None:

@@ -167,6 +167,16 @@ class Actor:
             self.world.checker.lost(disk.synced.id)
         self.disks.clear()
 
+    def forget(self, shard: str, epoch: int) -> None:
+        """Remove its journal of ``shard``, on which nobody counts since ``epoch`` began, as somebody believes."""
+        one = self.participants.get(shard)
+        if one is None or one.leader or one.takeover or one.replica.promised > epoch or not self.disks[shard].at_rest:
+            return
+        self.world.checker.counts["forgotten"] += 1
+        self.world.checker.lost(one.replica.id)
+        del self.participants[shard], self.disks[shard]
+        self._deadlines.pop(shard, None)
+
     def pause(self, seconds: float) -> None:
         """Stop for a while; what arrives meanwhile is seen afterwards."""
         if self.up and not self.paused:
@@ -263,7 +273,7 @@ class Actor:
 
     def drive(self, shard: str, event: Callable[[Participant], Output]) -> None:
         """Let ``event`` happen to the part in ``shard``, look at what came of it, and carry it out."""
-        if not self.up:  # it ended a moment ago, in the same event
+        if not self.up or shard not in self.participants:  # it ended, or has forgotten that shard, a moment ago
             return
         participant = self.participants[shard]
         before = participant.leader

@@ -74,11 +74,15 @@ class Controller:
         assert self._reconciler is not None
         for wanted in self._reconciler.decide(statuses, world.loop.now):
             self._take_over(wanted, self._known[0][wanted.shard])
+        for name, shard, epoch in self._reconciler.superfluous(statuses):
+            actor = world.actors[name]
+            what = f"{self.name} lets {name} forget {shard}"
+            world.network.send(self.name, name, what, actor.here, actor.forget, shard, epoch)
         for shard, decision in self._known[1].items():
             leader = leader_of(shard, statuses)
-            alive = tuple(actor for actor in self._reconciler.wished(shard) if actor in statuses)
+            alive = (actor for actor in self._reconciler.wished(shard) if actor in statuses and actor != leader)
             if leader is not None:
-                self._take_over(TakeOver(shard, leader, alive), decision, retire=True)
+                self._take_over(TakeOver(shard, leader, (leader, *alive)), decision, retire=True)
 
     def _take_over(self, wanted: TakeOver, decision: int, retire: bool = False) -> None:
         world = self.world
