@@ -55,7 +55,7 @@ MUTANTS = (
         "ringlog.replication.replica",
         "if message.epoch < self.promised:",
         "if message.epoch < self.log_epoch:",
-        Seeds(120),
+        Seeds(240),
     ),
     Mutant(
         "a seal promises nothing",
@@ -557,7 +557,7 @@ MUTANTS = (
     Mutant(
         "a leader outside of the members goes on",
         "ringlog.control.reconcile",
-        "if leader not in alive or leaves:",
+        "if leader not in keepers or leaves:",
         "if leader is None or leaves:",
         Directed("a_leader_outside_of_the_members_hands_over"),
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Homes:
         nodes = [node for node in staying_nodes() if not full or self.has_room(node)]
         if full and not nodes:
             raise Unavailable(f"{actor} waits for {self._memory_bytes} bytes of memory: add a node that has them")
-        journals = _journals(nodes, self._folder) if counted else {}
+        journals = _journals(nodes, self._folder, actor, {*counted}) if counted else {}
         having = {id: {name for name, ids in there.items() if ids & set(counted)} for id, there in journals.items()}
         home = home_of(actor, nodes, self._homes, having, anywhere=anywhere or not counted, groups=groups)
         if home is None:
@@ -143,35 +144,49 @@ def _roomy(memory_bytes: int) -> frozenset[str]:
     return frozenset(id for id, resources in free.items() if resources.get("memory", 0) >= memory_bytes)
 
 
-def _journals(nodes: list[Node], folder: str) -> Mapping[str, Mapping[str, set[str]]]:
-    """By node id: the ids of the journals that each actor has there."""
-    found = _on(nodes, _ids_of_journals, folder)
-    return {id: {actor: set(ids) for actor, ids in journals.items()} for id, journals in found.items()}
+def _journals(nodes: list[Node], folder: str, actor: str, counted: set[str]) -> Mapping[str, Mapping[str, set[str]]]:
+    """By node id: the ids of the journals that each actor has there. All of ``counted`` of ``actor`` are enough."""
+
+    def all_found(found: Mapping[str, Any]) -> bool:
+        return counted <= {id for journals in found.values() for id in journals.get(actor, ())}
+
+    found = _on(nodes, _ids_of_journals, folder, enough=all_found)
+    return {id: {name: set(ids) for name, ids in journals.items()} for id, journals in found.items()}
 
 
-def _on(nodes: list[Node], function: Any, *arguments: Any) -> dict[str, Any]:
+def _on(
+    nodes: list[Node],
+    function: Any,
+    *arguments: Any,
+    enough: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+) -> dict[str, Any]:
     """What ``function`` returns on each node, by the node's id; without those that do not say it in time.
 
-    There it is ended, or never begins.
+    There it is ended, or never begins. Nobody is waited for once what was said is ``enough``: a node that is just
+    dying says nothing for long.
     """
     look = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
-        node.id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
             *arguments
-        )
+        ): node.id
         for node in nodes
     }
-    ready: list[Any] = ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_DEADLINE_S)[0]
+    deadline = time.monotonic() + LOOK_DEADLINE_S
     found: dict[str, Any] = {}
-    for id, answer in asked.items():
-        if answer not in ready:
-            _logger.warning("node %s says nothing about its journals for %g s", id, LOOK_DEADLINE_S)
-            ray.cancel(answer, force=True)
-            continue
+    waiting = list(asked)
+    while waiting and not enough(found):
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
+        [answer] = ready
         try:
-            found[id] = ray.get(answer, timeout=LOOK_DEADLINE_S)
+            found[asked[answer]] = ray.get(answer, timeout=LOOK_DEADLINE_S)
         except (GetTimeoutError, RayError) as error:
-            _logger.warning("node %s gives no answer about its journals: %s", id, error)
+            _logger.warning("node %s gives no answer about its journals: %s", asked[answer], error)
+    for answer in waiting if time.monotonic() >= deadline else ():
+        _logger.warning("node %s says nothing about its journals for %g s", asked[answer], LOOK_DEADLINE_S)
+        ray.cancel(answer, force=True)
     return found
 
 

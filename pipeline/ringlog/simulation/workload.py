@@ -89,10 +89,11 @@ class Client:
         self._later(loop.draw.expovariate(2.0), f"{self.name} submits", self._submit)
 
     def _refresh(self) -> None:
-        """Ask a controller for the routes; the answer may be lost."""
+        """Ask a controller that is there for the routes; the answer may be lost."""
         loop, network = self.world.loop, self.world.network
-        controller = loop.draw.choice(self._controllers)
-        if controller.up:
+        controllers = [controller for controller in self._controllers if controller.up]
+        if controllers:
+            controller = loop.draw.choice(controllers)
             network.send(self.name, controller.name, f"{self.name} asks for routes", self._asked, controller)
         self._later(REFRESH_S, f"{self.name} asks for routes", self._refresh)
 
