@@ -19,7 +19,7 @@ from deltalake.schema import PrimitiveType
 
 from ringlog.errors import ConfigurationError, Conflict, CorruptionError, OutcomeUnknown, Unavailable
 from ringlog.schema import TABLE_SCHEMA
-from ringlog.storage.commit import ATTEMPTS, Flush, Snapshot, Table
+from ringlog.storage.commit import ATTEMPTS, CHECKPOINT_VERSIONS, Flush, Snapshot, Table
 from ringlog.storage.segment import write_segments
 from storage.conftest import Place
 from table_rows import DAY_NS, NOON, rows
@@ -338,6 +338,19 @@ def test_checkpoints_and_log_cleanup_keep_what_is_stored(table: Table) -> None:
     read = Table(table.url, {}).open_or_create()
     assert [read.stored(f"shard-{n}") for n in range(3)] == [1, 2, 3]
     assert positions(table.commit(read, [flush(table, "shard-0", 1, 1)]))["shard-0"] == [0, 1]
+
+
+def test_a_new_table_has_a_checkpoint_for_so_many_versions_and_is_read_from_it(table: Table) -> None:
+    snapshot = table.snapshot()
+    for n in range(CHECKPOINT_VERSIONS + 1):
+        snapshot = table.commit(snapshot, [flush(table, "a", n, 1)])
+    log = Path(table.url) / "_delta_log"
+    [checkpoint] = log.glob("*.checkpoint.parquet")
+    assert int(checkpoint.name[:20]) == CHECKPOINT_VERSIONS - 1, "versions count from 0"
+    for commit in log.glob("0*.json"):
+        if commit.name < checkpoint.name:
+            commit.unlink()
+    assert Table(table.url, {}).snapshot().stored("a") == CHECKPOINT_VERSIONS + 1
 
 
 def test_the_maintenance_of_delta_rs_keeps_what_is_stored(table: Table) -> None:
