@@ -134,8 +134,9 @@ class Reconciler:
         found: list[tuple[str, str, int]] = []
         for shard in self.shards:
             leader, members, wished = leader_of(shard, statuses), _members(shard, statuses), self.wished(shard)
-            answering = {actor: _replica(shard, statuses.get(actor)) for actor in wished}
-            if leader is None or any(id is None or id != _id(members.get(actor)) for actor, id in answering.items()):
+            if leader is None or not {*members} >= {*wished}:
+                continue
+            if any(_replica(shard, statuses.get(actor)) != members[actor]["id"] for actor in wished):
                 continue
             epoch = statuses[leader]["leading"][shard]["epoch"]
             keeping = [actor for actor, status in statuses.items() if shard in status["keeping"]]
@@ -352,10 +353,6 @@ def _holding(shard: str, statuses: Statuses) -> list[str]:
 def _node(actor: str, statuses: Statuses) -> str:
     """Where the actor runs; the actor itself where that is not said."""
     return str(statuses[actor].get("node", actor))
-
-
-def _id(member: Mapping[str, Any] | None) -> str | None:
-    return None if member is None else str(member["id"])
 
 
 def _replica(shard: str, status: Mapping[str, Any] | None) -> str | None:

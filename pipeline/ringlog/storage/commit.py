@@ -47,6 +47,7 @@ CHECKPOINT_VERSIONS = 20
 that with delta-rs's own 100 a flush costs more than twice as much (docs/BENCHMARKS.md)."""
 STATISTICS_KEY = "delta.dataSkippingStatsColumns"
 """The property of the table that names the columns of whose values the log keeps bounds."""
+_PROPERTIES = {STATISTICS_KEY: ",".join(STATISTICS), "delta.checkpointInterval": str(CHECKPOINT_VERSIONS)}
 _HISTORY = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
 _VACUUMS = "ringlog.vacuums"
 LOG = "_delta_log"
@@ -153,11 +154,7 @@ class Table:
                     TABLE_SCHEMA,
                     mode="error",
                     partition_by=["date"],
-                    configuration={
-                        STATISTICS_KEY: ",".join(STATISTICS),
-                        "delta.checkpointInterval": str(CHECKPOINT_VERSIONS),
-                        **_history(HISTORY_HOURS),
-                    },
+                    configuration={**_PROPERTIES, **_history(HISTORY_HOURS)},
                     storage_options=self._options,
                     # With retries, delta-rs lets a second creator through, who replaces the table's metadata.
                     commit_properties=CommitProperties(max_commit_retries=0),
