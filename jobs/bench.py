@@ -1,5 +1,6 @@
 """Measure more than one pipeline: every combination of what is asked for, each in a Ray of its own; or an overload.
 
+    python jobs/bench.py --shards 1,2,4,8 --replicas 1 --json
     python jobs/bench.py --replicas 1,3,5 --fsync group,never --batch 1000,5000 --clients 1,2 --json
     python jobs/bench.py --overload --seconds 120 --json
     python jobs/bench.py --convert
@@ -22,6 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -54,7 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--source", default=",".join(load.SOURCES))
-    for name, default in (("replicas", "3"), ("batch", "5000"), ("clients", "1")):
+    for name, default in (("shards", "3"), ("replicas", "3"), ("batch", "5000"), ("clients", "1")):
         parser.add_argument(f"--{name}", type=_numbers, default=_numbers(default), help="one, or several with commas")
     parser.add_argument("--fsync", default="group", help="group, interval, never: one, or several with commas")
     parser.add_argument("--runs", type=int, default=1)
@@ -80,10 +82,12 @@ def main() -> int:
             print(orjson.dumps(found).decode())
         return 1 if found["broken"] else 0
     sources = tuple(given.source.split(","))
-    for replicas, fsync, batch, clients in product(given.replicas, given.fsync.split(","), given.batch, given.clients):
-        plan = Plan(
-            given.records, batch, sources, replicas, fsync, clients, given.runs, given.acks, given.curve, given.vs
-        )
+    same = Plan(
+        given.records, sources=sources, runs=given.runs, acks=given.acks, curve_s=given.curve, baseline=given.vs
+    )
+    asked = product(given.shards, given.replicas, given.fsync.split(","), given.batch, given.clients)
+    for shards, replicas, fsync, batch, clients in asked:
+        plan = replace(same, shards=shards, replicas=replicas, fsync=fsync, batch=batch, clients=clients)
         with tempfile.TemporaryDirectory(prefix="ringlog-bench-", dir=given.folder) as folder:
             result = measure(plan, Path(folder), lambda what: print(f"measuring: {what}", file=sys.stderr))
         tell(result)

@@ -22,6 +22,7 @@ def bench(
     records: Annotated[int, typer.Option(help="Records of each run.")] = 1_000_000,
     batch: Annotated[int, typer.Option(help="Records of one submit.")] = 5_000,
     source: Annotated[str, typer.Option(help="Comma-separated: arrow, ndjson, dicts, handler.")] = ",".join(SOURCES),
+    shards: Annotated[int, typer.Option(help="Shards; as many as copies where those are more.")] = 3,
     replicas: Annotated[int, typer.Option(help="Copies of everything.")] = 3,
     fsync: Annotated[str, typer.Option(help="group, interval or never.")] = "group",
     clients: Annotated[int, typer.Option(help="Client processes.")] = 1,
@@ -42,7 +43,7 @@ def bench(
     sources = tuple(source.split(","))
     if unknown := set(sources) - set(SOURCES):
         raise ConfigurationError(f"no source is called {sorted(unknown)[0]!r}: one of {', '.join(SOURCES)}")
-    plan = Plan(records, batch, sources, replicas, fsync, clients, runs, acks, curve, vs)
+    plan = Plan(records, batch, sources, shards, replicas, fsync, clients, runs, acks, curve, vs)
     with tempfile.TemporaryDirectory(prefix="ringlog-bench-", dir=folder) as made:
         result = measure(plan, Path(made), lambda what: show.errors.print(f"measuring: {what}", highlight=False))
     result["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
@@ -82,8 +83,8 @@ def tell(result: dict[str, Any]) -> None:
         "source", "records/s archived", "acknowledged", "MB/s", "CPU s/GB", "clients", "shard actors", "peak MB client",
         "largest actor", "plain pyarrow",
     ]  # fmt: skip
-    what = f"{result['records']:,} records, {result['replicas']} copies, fsync {result['fsync']}"
-    show.table(columns, rows, f"{what}, clients: {result['clients']}")
+    what = f"{result['records']:,} records, {result['shards']} shards, {result['replicas']} copies"
+    show.table(columns, rows, f"{what}, fsync {result['fsync']}, clients: {result['clients']}")
     if result["ack"]:
         show.table(
             ["", "p50 ms", "p99 ms", "p99.9 ms"],

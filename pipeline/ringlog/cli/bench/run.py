@@ -31,12 +31,14 @@ _CLIENT_DEADLINE_S = 120.0
 class Plan:
     """What is measured: ``records`` by each of ``sources``, ``batch`` at a time, from ``clients`` processes.
 
-    ``curve_s``: seconds at each of the rates of `CURVE`; 0 for none.
+    ``shards``: as many as ``replicas`` where those are more. ``curve_s``: seconds at each of the rates of `CURVE`; 0
+    for none.
     """
 
     records: int = 1_000_000
     batch: int = 5_000
     sources: tuple[str, ...] = load.SOURCES
+    shards: int = 3
     replicas: int = 3
     fsync: str = "group"
     clients: int = 1
@@ -76,7 +78,7 @@ def own_pipeline(folder: Path, **settings: Any) -> Iterator[Own]:
 
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything that ``plan`` asks for, as plain values."""
-    shards = max(3, plan.replicas)
+    shards = max(plan.shards, plan.replicas)
     with own_pipeline(folder, shards=shards, replicas=plan.replicas, fsync=plan.fsync) as own:
         load.submit_all(own.pipeline, load.submits("arrow", 50_000, plan.batch, seed=99))  # connections, first pages
         own.pipeline.flush(FLUSH_DEADLINE_S)
