@@ -74,6 +74,30 @@ def test_what_the_table_promotes_is_filled_whatever_the_settings_say(tmp_path: P
     assert segment.bounds["loss"] == (0.5, 0.5)
 
 
+def test_what_has_gathered_goes_with_one_commit_in_segments_of_the_usual_size(tmp_path: Path) -> None:
+    payload = pack(to_record_batch([{"body": "x"}], observed_ns=7))
+    entries = [Entry.make(1, start, start + 1, "p", 0, start, payload) for start in range(14)]
+    settings = Settings(root=str(tmp_path), flush_bytes=3 * len(payload))
+    table = Table(settings.table_url, {})
+    ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+    failures: list[BaseException] = []
+    archiver = Archiver(
+        table,
+        settings,
+        lambda: [Unflushed("s", 1, 0, len(entries), entries, wanted=False)],
+        lambda _, end, __: ends.put(end),
+        failures.append,
+    )
+    assert ends.get(timeout=WITHIN_S) == 12
+    assert ends.get(timeout=WITHIN_S) == 14
+    archiver.close()
+    assert failures == []
+    first = table.at(1).segments()
+    assert sorted(segment.rows for segment in first) == [3, 3, 3, 3]
+    offsets = [(int(low), int(high)) for low, high in sorted(segment.bounds["record_offset"] for segment in first)]
+    assert offsets == [(0, 2), (3, 5), (6, 8), (9, 11)]
+
+
 @pytest.mark.s3
 def test_a_store_that_is_away_is_said_and_tried_again_until_it_is_back(seaweed: SeaweedFS) -> None:
     batch = to_record_batch([{"body": "x"}], observed_ns=7)

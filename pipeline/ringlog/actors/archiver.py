@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 from ringlog.actors.payloads import all_rows
 from ringlog.errors import RinglogError
@@ -18,6 +19,9 @@ from ringlog.storage import Flush, Segment, Snapshot, Table, write_segments
 
 _logger = logging.getLogger(__name__)
 
+SEGMENTS_MAX = 4
+"""How many segments of ``flush_bytes`` one commit adds for a shard at most. What has gathered while the last one waited
+goes together: a table takes few commits (docs/SCALING.md)."""
 _LOOK_S = 0.2
 _BACKOFF_S = (1.0, 10.0)
 """The first and the longest pause after a failure, of which at least half is kept: actors shall not come together."""
@@ -143,6 +147,7 @@ class Archiver:
     def _piece(self, part: Unflushed, snapshot: Snapshot) -> tuple[Entry, ...]:
         """The entries from where the table ends, as many as one flush takes."""
         stored = snapshot.stored(part.shard)
+        segments = min(max(1, part.bytes // self._settings.flush_bytes), SEGMENTS_MAX)
         return to_archive(
             part.shard,
             part.epoch,
@@ -151,8 +156,19 @@ class Archiver:
             part.committed,
             stored,
             snapshot.fence(part.shard),
-            self._settings.flush_bytes,
+            segments * self._settings.flush_bytes,
         )
 
     def _write(self, shard: str, entries: Sequence[Entry], promoted: Sequence[Promoted]) -> list[Segment]:
-        return write_segments(self._table.objects, shard, entries[0].start, [all_rows(shard, entries)], promoted)
+        written: list[Segment] = []
+        for part in _by_bytes(entries, self._settings.flush_bytes):
+            rows = all_rows(shard, part)
+            written += write_segments(self._table.objects, shard, part[0].start, [rows], promoted)
+        return written
+
+
+def _by_bytes(entries: Sequence[Entry], bytes_max: int) -> list[list[Entry]]:
+    """``entries`` in parts that begin where another ``bytes_max`` of payload are full."""
+    before = accumulate((len(entry.payload) for entry in entries), initial=0)
+    parts = groupby(zip(before, entries, strict=False), lambda one: one[0] // bytes_max)
+    return [[entry for _, entry in part] for _, part in parts]
