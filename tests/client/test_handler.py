@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 
 import ringlog
@@ -111,3 +114,69 @@ def test_a_forked_child_sends_nothing_of_its_parents(pipeline: ringlog.Pipeline,
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     logger.info("the parent's again")
     assert [row["body"] for row in rows(pipeline, logger)] == ["the parent's", "the parent's again"]
+
+
+def test_a_record_that_logging_would_not_have_made_is_counted_and_takes_nothing_with_it(
+    pipeline: ringlog.Pipeline, logger: logging.Logger
+) -> None:
+    logger.info("one")
+    logger.handle(logging.makeLogRecord({"msg": "odd", "levelno": 20, "created": "yesterday"}))
+    logger.info("two")
+    assert [row["body"] for row in rows(pipeline, logger)] == ["one", "two"]
+    assert logger.handlers[0].dropped == 1  # type: ignore[attr-defined]
+
+
+def test_a_batch_that_is_refused_as_a_whole_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    def spoil(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.drop_columns(["pid"])
+
+    logger = logging.getLogger("test_handler_spoilt")
+    logger.propagate = False
+    with ringlog.Pipeline(MemoryTransport(), [spoil]) as pipeline:
+        handler = ringlog.LogHandler(pipeline=pipeline)
+        logger.addHandler(handler)
+        logger.warning("one")
+        handler.flush()
+        logger.removeHandler(handler)
+        handler.close()
+    assert handler.dropped == 1
+    assert "schema of the one that it got" in capsys.readouterr().err
+
+
+def test_what_is_logged_to_a_closed_handler_is_counted(pipeline: ringlog.Pipeline) -> None:
+    handler = ringlog.LogHandler(pipeline=pipeline)
+    handler.close()
+    handler.handle(logging.makeLogRecord({"msg": "too late"}))
+    assert handler.dropped == 1
+
+
+LAST_WORDS = """
+import logging
+import ringlog
+from ringlog.client import current
+
+class Told(ringlog.MemoryTransport):
+    def _append(self, submit, on_frame):
+        print("stored", submit.records, flush=True)
+        super()._append(submit, on_frame)
+
+current._current = ringlog.Pipeline(Told())
+logger = logging.getLogger("last words")
+logger.addHandler(ringlog.LogHandler())
+for number in range(3):
+    logger.error("dying: %d", number)
+"""
+
+
+def test_what_a_program_logs_at_its_end_is_sent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    stored = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("stored")]
+    assert sum(stored) == 3, done.stderr
+    assert "dropped" not in done.stderr

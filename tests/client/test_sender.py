@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ import ringlog
 from ringlog.client.producer import WINDOW
 from ringlog.client.transport import Connection, MemoryTransport, OnFrame
 from ringlog.routing import Leading, Routes
-from ringlog.wire import decode
+from ringlog.wire import Declined, decode, encode
 
 
 class Silent:
@@ -324,3 +325,81 @@ def test_a_client_that_closes_leaves_no_question_to_the_router_behind() -> None:
     assert asked.wait(20)
     pipeline._sender.close()
     assert answered.is_set()
+
+
+def test_a_closed_pipeline_takes_nothing_and_leaves_nobody_waiting() -> None:
+    pipeline = ringlog.Pipeline(Mute())
+    waiting = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=1000)
+    assert not pipeline.is_over
+    with pytest.raises(ringlog.Unavailable, match="not acknowledged"):
+        pipeline.close(timeout_s=0.1)
+    with pytest.raises(ringlog.OutcomeUnknown, match="was closed before"):
+        waiting.result(20)
+    assert pipeline.is_over
+    for wait in (True, False):
+        with pytest.raises(ringlog.Unavailable, match="was closed.*connect again"):
+            pipeline.submit_logs({"body": "y"}, wait=wait)
+
+
+def test_a_flush_waits_for_what_was_submitted_before_it_and_for_nothing_else() -> None:
+    class Slow(MemoryTransport):
+        """It answers while more is under way already."""
+
+        def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+            def later(frame: memoryview) -> None:
+                threading.Timer(0.05, on_frame, [frame]).start()
+
+            return super().connect(leading, later, on_closed)
+
+    over = threading.Event()
+    with ringlog.Pipeline(Slow()) as pipeline:
+
+        def never_rest() -> None:
+            while not over.wait(0.01):
+                pipeline.submit_logs({"body": "another's"}, wait=False)
+
+        others = threading.Thread(target=never_rest)
+        others.start()
+        mine = pipeline.submit_logs({"body": "mine"}, wait=False)
+        try:
+            pipeline.flush_client(20)
+        finally:
+            over.set()
+            others.join()
+        assert mine.done()
+
+
+class HalfAway(MemoryTransport):
+    """Two shards: one acknowledges, the other refuses."""
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        shards = ("shard-0", "shard-1")
+        return Routes(1, shards, {shard: Leading(shard, "memory", "memory", 1) for shard in shards})
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        if leading.shard == "shard-0":
+            return super().connect(leading, on_frame, on_closed)
+        return Refusing(on_frame)
+
+
+class Refusing(Silent):
+    def __init__(self, on_frame: OnFrame) -> None:
+        self._on_frame = on_frame
+
+    def send(self, frame: bytes) -> None:
+        submit = decode(frame)
+        named = (submit.shard, submit.producer, submit.producer_epoch, submit.sequence)
+        self._on_frame(memoryview(encode(Declined(*named, "overloaded", "it is full"))))
+
+
+def test_each_caller_has_an_error_of_its_own_that_names_its_own_parts() -> None:
+    everywhere = [{"body": "x", "service": f"s{number}"} for number in range(64)]
+    pipeline = ringlog.Pipeline(HalfAway())
+    sent = [pipeline.submit_logs(everywhere, wait=False, timeout_s=0.5) for _ in range(5)]
+    errors = [future.exception(20) for future in sent]
+    assert {type(error) for error in errors} == {ringlog.Overloaded}
+    assert len({id(error) for error in errors}) == len(errors)
+    named = [re.findall(r"shard-0 \[(\d+), (\d+)\)", str(error)) for error in errors]
+    assert all(len(parts) == 1 for parts in named), named
+    assert len({parts[0] for parts in named}) == len(errors)
+    pipeline.close()

@@ -149,11 +149,36 @@ def test_a_forked_child_connects_anew(pipeline: ringlog.Pipeline) -> None:
     assert count(service) == 1
 
 
+AGAIN = """
+import json, sys, ringlog
+root, service = sys.argv[1:]
+first = ringlog.start(root)
+again = ringlog.start(root)
+assert again is not first and first.is_over
+with ringlog.connect() as closed:
+    assert closed is again
+ringlog.submit_logs({"service": service})  # through one that is not closed
+print(json.dumps({name: one["pid"] for name, one in ringlog.status()["actors"].items()}))
+"""
+
+
 def test_starting_twice_finds_the_one_that_runs(pipeline: ringlog.Pipeline) -> None:
     root = pipeline.status()["root"]
     with pytest.raises(ringlog.ConfigurationError, match="ringlog down"):
         ringlog.start(root + "-other")
-    assert ringlog.connect().status()["root"] == root
+    service = name()
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, root, service],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )
+    assert done.returncode == 0, done.stderr
+    pids = {name: one["pid"] for name, one in pipeline.status()["actors"].items()}
+    assert json.loads(done.stdout.splitlines()[-1]) == pids
+    assert count(service) == 1
 
 
 def test_somebody_keeps_the_table_small_in_a_process_of_its_own(pipeline: ringlog.Pipeline) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from ringlog.actors import cluster
+from ringlog.client.handler import close_handlers
 from ringlog.client.pipeline import Ack, Pipeline
 from ringlog.client.ray_transport import RayTransport
 from ringlog.errors import ConfigurationError, RinglogError
@@ -47,9 +48,12 @@ def settings_of(root: str | None, **settings: Any) -> Settings:
 
 
 def connect() -> Pipeline:
-    """The pipeline that runs in this Ray cluster; found once, then kept. Raises `Unavailable` when none runs."""
+    """The pipeline that runs in this Ray cluster; found once, then kept until it is closed.
+
+    Raises `Unavailable` when none runs.
+    """
     with _lock:
-        if _current is not None:
+        if _current is not None and not _current.is_over:
             return _current
         cluster.join_ray(start_local=False)
         return _use(RayTransport(cluster.connect()))
@@ -109,23 +113,31 @@ def stop() -> None:
 
 
 def _use(transport: RayTransport) -> Pipeline:
-    global _current  # noqa: PLW0603
+    global _current
     with _lock:
-        if _current is not None:
-            _current.close()
-        _current = Pipeline(transport)
+        left, _current = _current, Pipeline(transport)
+        _close(left)
         return _current
 
 
-def _leave() -> None:
-    """At exit: everything submitted is sent. Registered after Ray was imported, so it runs before Ray leaves."""
-    global _current
-    pipeline, _current = _current, None
-    if pipeline is not None:
-        try:
+def _close(pipeline: Pipeline | None) -> None:
+    """Send what waits there. What is not acknowledged in time is told by its futures; here nobody waits for it."""
+    try:
+        if pipeline is not None:
             pipeline.close()
-        except RinglogError as error:
-            _logger.error("at exit: %s", error)
+    except RinglogError as error:
+        _logger.error("leaving the pipeline: %s", error)
+
+
+def _leave() -> None:
+    """At exit: everything that was logged or submitted is sent.
+
+    Registered after `logging` and Ray were imported, so it runs before they leave.
+    """
+    global _current
+    close_handlers()
+    pipeline, _current = _current, None
+    _close(pipeline)
 
 
 def _forget() -> None:

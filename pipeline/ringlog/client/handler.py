@@ -43,6 +43,7 @@ class LogHandler(logging.Handler):
         self._service = service or _program()
         self._pipeline = pipeline
         self._queue_max = queue_max
+        self._ended = False
         self._forget()
         _handlers.add(self)
 
@@ -59,10 +60,13 @@ class LogHandler(logging.Handler):
 
         Only what may change afterwards is worked out here: the text, and that of an exception. The rest is copied.
         """
-        thread = record.threadName or threading.current_thread().name
-        if record.name.startswith("ringlog.") or thread.startswith(_OWN_THREADS):
-            return
         try:
+            thread = record.threadName or threading.current_thread().name
+            if str(record.name).startswith("ringlog.") or thread.startswith(_OWN_THREADS):
+                return
+            if self._ended:
+                self._drop(1, "its handler is closed")
+                return
             if self._thread is None:
                 self._start_thread()
             if self._queue.qsize() >= self._queue_max:
@@ -85,7 +89,8 @@ class LogHandler(logging.Handler):
         done.wait(10.0)
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and end. What is logged afterwards is dropped."""
+        self._ended = True
         self.flush()
         if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
@@ -108,6 +113,14 @@ class LogHandler(logging.Handler):
             "exception.message": str(error),
             "exception.stacktrace": (self.formatter or logging.Formatter()).formatException(exc_info),
         }
+
+    def _rows(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """The record, or none where it is one that `logging` would not have made."""
+        try:
+            return [self._row(fields)]
+        except Exception as error:  # noqa: BLE001  (one that does not read must not take the others with it)
+            self._drop(1, f"a log record does not read: {error!r}")
+            return []
 
     def _row(self, fields: dict[str, Any]) -> dict[str, Any]:
         attributes: dict[str, Any] = {
@@ -141,7 +154,7 @@ class LogHandler(logging.Handler):
                 elif isinstance(item, threading.Event):
                     events.append(item)
                 else:
-                    records.append(self._row(item))
+                    records.extend(self._rows(item))
                 if end or len(records) >= _BATCH or self._queue.empty():
                     break
                 item = self._queue.get()
@@ -160,7 +173,7 @@ class LogHandler(logging.Handler):
             pipeline = self._pipeline or _connected()
             sent = pipeline.submit_logs(records, wait=False)
         except InvalidRecord as error:
-            good = [record for at, record in enumerate(records) if at not in error.problems]
+            good = [record for at, record in enumerate(records) if error.problems and at not in error.problems]
             self._drop(len(records) - len(good), str(error))
             return self._send(good) if good else []
         except RinglogError as error:
@@ -206,6 +219,12 @@ def _connected() -> Pipeline:
 
 
 _handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
+
+
+def close_handlers() -> None:
+    """Flush and close every handler of this process."""
+    for handler in list(_handlers):
+        handler.close()
 
 
 def _after_fork() -> None:

@@ -198,8 +198,16 @@ class Pipeline:
         """Every shard: its leader, epoch, members, offsets and bytes; and every shard actor."""
         return self._transport.status()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be submitted here any more: it was closed, or has failed. Then `connect` again."""
+        return self._closed or self._sender.is_over
+
     def close(self, timeout_s: float = EXIT_DEADLINE_S) -> None:
-        """Send what waits and let go; the pipeline runs on. Raises `Unavailable` for what is not acknowledged."""
+        """Send what waits and let go; the pipeline runs on.
+
+        Raises `Unavailable` for what is not acknowledged in ``timeout_s``: its futures get `OutcomeUnknown`.
+        """
         if self._closed:
             return
         self._closed = True

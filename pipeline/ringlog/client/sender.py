@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import queue
 import random
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -102,9 +104,9 @@ class Sender:
         self._room = threading.Condition()
         self._held_bytes = 0
         self._unsettled: set[Submission] = set()
-        self._failed = False
+        self._over: str | None = None  # why nothing is sent any more
         # What a user hangs on a future may take long, or call back: it holds up nothing here.
-        self._settled: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._settled: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._keep_telling, name="ringlog-told", daemon=True).start()
         self._inbox = Inbox("ringlog-sender", self._tick, self._wake, self._fail)
 
@@ -113,19 +115,25 @@ class Sender:
         """The routes that are known now."""
         return self._routes
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it sends nothing any more: it was closed, or has failed."""
+        return self._over is not None
+
     def submit(
         self, batch: pa.RecordBatch, acks: Acks, timeout_s: float, *, linger: bool, wait_s: float
     ) -> Future[list[Part]]:
         """Put ``batch`` on its way. With ``linger`` it may wait for company.
 
-        Raises `Overloaded` when there is no room for it within ``wait_s``.
+        Raises `Overloaded` when there is no room for it within ``wait_s``, and `Unavailable` when all is over.
         """
         batch = with_values(batch)
         submission = Submission(Future(), batch.nbytes, timeout_s, time.monotonic() + timeout_s, not linger)
         with self._room:
             fits = self._room.wait_for(
                 lambda: (
-                    self._held_bytes == 0
+                    self._over is not None
+                    or self._held_bytes == 0
                     or self._held_bytes + submission.nbytes <= self._settings.client_buffer_bytes_max
                 ),
                 wait_s,
@@ -135,18 +143,19 @@ class Sender:
                     f"{self._held_bytes} bytes wait for their acknowledgement in this process: submit less, or raise "
                     "client_buffer_bytes_max"
                 )
-            if self._failed:
-                raise Unavailable("this pipeline has failed and sends nothing any more: connect again")
+            if self._over is not None:
+                raise Unavailable(f"this pipeline {self._over}, and sends nothing any more: connect again")
             self._held_bytes += submission.nbytes
             self._unsettled.add(submission)
         self._inbox.hand(lambda: self._take(batch, acks, submission, linger))
         return submission.future
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything submitted so far is settled; False when time ran out."""
+        """Wait until everything submitted so far is settled, whatever comes meanwhile; False when time ran out."""
         self._inbox.hand(lambda: self._pack(self._batcher.take()))
         with self._room:
-            return self._room.wait_for(lambda: not self._unsettled, timeout_s)
+            waited_for = set(self._unsettled)
+            return self._room.wait_for(lambda: waited_for.isdisjoint(self._unsettled), timeout_s)
 
     def refresh(self) -> Routes:
         """Fetch the newest routes now, from the calling thread."""
@@ -155,8 +164,9 @@ class Sender:
         return routes
 
     def close(self) -> None:
-        """Send nothing any more; what is not settled by now stays unsettled."""
+        """Send nothing any more; whoever still waits is told that the outcome is not known."""
         self._inbox.close()
+        self._end("was closed")
         self._settled.put(None)
         if (
             self._fetching is not None
@@ -215,7 +225,7 @@ class Sender:
 
     def _await_leaders(self, error: Unavailable, submission: Submission, again: Callable[[], None]) -> None:
         if time.monotonic() >= submission.deadline:
-            submission.error = error
+            submission.error = copy.copy(error)
             self._settle(submission)
             return
         self._refresh(NEWER_S, again)
@@ -337,7 +347,9 @@ class Sender:
                     piece.submission.parts.append(Part(shard, result.epoch, start, start + piece.rows))
                     start += piece.rows
                 elif piece.submission.error is None or not isinstance(result, Overloaded | Unavailable):
-                    piece.submission.error = result  # of several, "may be stored" is the one to be told
+                    # Of several, "may be stored" is the one to be told. Each caller gets an error of its own: it is
+                    # raised there, and says what became of the other parts of that call.
+                    piece.submission.error = copy.copy(result)
                 piece.submission.open -= 1
                 if piece.submission.open == 0:
                     self._settle(piece.submission)
@@ -346,24 +358,24 @@ class Sender:
 
     def _settle(self, submission: Submission) -> None:
         if submission.awaited:
-            self._tell(submission)
+            self._tell(submission, submission.error)
         else:
-            self._settled.put(submission)
+            self._settled.put(partial(self._tell, submission, submission.error))
 
     def _keep_telling(self) -> None:
         """In a thread that nobody waits for: what it runs is the users'."""
-        while (submission := self._settled.get()) is not None:
-            self._tell(submission)
+        while (tell := self._settled.get()) is not None:
+            tell()
 
-    def _tell(self, submission: Submission) -> None:
+    def _tell(self, submission: Submission, error: RinglogError | None) -> None:
         with self._room:
             if submission not in self._unsettled:
-                return  # it was told just before this client failed
+                return  # it was told just before all was over
             self._unsettled.discard(submission)
             self._held_bytes -= submission.nbytes
             self._room.notify_all()
-        if submission.error is not None:
-            submission.future.set_exception(_with_parts(submission))
+        if error is not None:
+            submission.future.set_exception(_with_parts(error, submission.parts))
         else:
             submission.future.set_result(submission.parts)
 
@@ -417,17 +429,22 @@ class Sender:
             self._hand(other, batch, time.monotonic())
 
     def _fail(self, error: BaseException) -> None:
-        """An event raised what nothing foresees: nothing more is sent, and whoever waits is told what can be known."""
+        """An event raised what nothing foresees: nothing more is sent."""
         _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
+        self._end(f"has failed ({error})")
+
+    def _end(self, why: str) -> None:
+        """Take nothing any more; whoever waits is told what can be known."""
         with self._room:
-            self._failed = True
-            lost = [submission for submission in self._unsettled if not submission.future.done()]
+            self._over = self._over or why
+            lost = list(self._unsettled)
+            self._room.notify_all()
         for submission in lost:
-            submission.error = OutcomeUnknown(
-                f"the client failed ({error}): the records may be stored. Look with ringlog.sql() before submitting "
-                "them again"
+            error = OutcomeUnknown(
+                f"the pipeline {why} before these records were acknowledged: they may be stored. Look with "
+                "ringlog.sql() before submitting them again"
             )
-            self._settled.put(submission)
+            self._settled.put(partial(self._tell, submission, error))
 
     def _take_routes(self, routes: Routes) -> None:
         if routes.version >= self._routes.version:
@@ -441,10 +458,9 @@ class Sender:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing
 
 
-def _with_parts(submission: Submission) -> RinglogError:
+def _with_parts(error: RinglogError, parts: list[Part]) -> RinglogError:
     """The error, saying which parts of the same call are stored all the same."""
-    error = submission.error or Unavailable("no part was sent")
-    if submission.parts:
-        stored = ", ".join(f"{part.shard} [{part.start}, {part.end})" for part in submission.parts)
+    if parts:
+        stored = ", ".join(f"{part.shard} [{part.start}, {part.end})" for part in parts)
         error.args = (f"{error.args[0]} (other parts of this call are stored: {stored})", *error.args[1:])
     return error
