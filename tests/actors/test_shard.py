@@ -7,6 +7,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,11 @@ def test_a_jump_and_an_unknown_producer_are_refused(trio: Trio) -> None:
 
 
 def test_a_full_buffer_declines_and_loses_nothing(tmp_path: Path) -> None:
-    trio = Trio(tmp_path, shard_buffer_bytes_max=20_000, flush_bytes=10**9, flush_age_s=10**6)
+    trio = Trio(tmp_path, shard_buffer_bytes_max=20_000, flush_age_s=10**6)
     trio.open()
+    table = Path(trio.settings.table_url)
+    aside = table.rename(tmp_path / "aside")
+    table.write_text("so that nothing can be archived")
     client = Client(trio.hosts["shard-0"])
     accepted = 0
     while isinstance(client.submit(accepted), Acknowledged):
@@ -164,6 +168,8 @@ def test_a_full_buffer_declines_and_loses_nothing(tmp_path: Path) -> None:
     assert declined.reason == "overloaded"
     assert accepted > 3
     assert len(bodies(trio.hosts["shard-0"])) == 10 * accepted
+    table.unlink()
+    aside.rename(table)
     trio.hosts["shard-0"].flush(WITHIN_S)
     assert isinstance(client.submit(accepted), Acknowledged), "archiving makes room, and the same sequence goes on"
     trio.close()
@@ -203,6 +209,35 @@ def test_followers_get_what_is_committed_as_it_is(trio: Trio) -> None:
     again, stop = follow(trio.hosts["shard-0"].location, TOKEN, SHARD, 10)
     assert next(batch for batch in again.batches if batch.num_rows)["record_offset"][0].as_py() == 10
     stop()
+
+
+def test_a_follower_that_has_gone_is_held_by_nobody(trio: Trio) -> None:
+    trio.open()
+    host = trio.hosts["shard-0"]
+    reply, stop = follow(host.location, TOKEN, SHARD, None)
+    next(reply.batches)
+    assert len(host._followers._of[SHARD]) == 1
+    stop()
+    eventually(lambda: not host._followers._of[SHARD])
+
+
+def test_a_flush_does_not_wait_for_a_shard_that_another_leads_by_now(trio: Trio) -> None:
+    trio.open()
+    Client(trio.hosts["shard-0"]).submit(0)
+    table = Path(trio.settings.table_url)
+    aside = table.rename(trio.folder / "aside")
+    table.write_text("so that nothing can be archived")
+    with ThreadPoolExecutor(1) as thread:
+        flushed = thread.submit(trio.hosts["shard-0"].flush, 1000.0)
+        archiver = trio.hosts["shard-0"]._archiver
+        eventually(lambda: archiver.trouble is not None)
+        archiver.close()  # as one that does not get to it
+        assert not flushed.done()
+        table.unlink()
+        aside.rename(table)
+        trio.open("shard-1")
+        assert flushed.result(WITHIN_S) == {}
+    assert trio.hosts["shard-1"].flush(WITHIN_S) == {SHARD: 10}
 
 
 def test_whoever_does_not_lead_says_so(trio: Trio) -> None:

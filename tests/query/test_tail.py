@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import threading
@@ -130,3 +131,11 @@ def test_a_shard_that_is_added_is_followed_and_one_that_is_retired_comes_to_its_
     source.of["old"].append(rows("old", 2, 1))
     assert next(found) == ("old", [2])
     source.closed.set()
+
+
+def test_a_tail_that_nobody_reads_is_stopped_when_it_is_let_go() -> None:
+    script = Script(bases=())
+    batches = tail(script, Filter())
+    del batches
+    gc.collect()
+    assert script.stopped.wait(20)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringlog.errors import Unavailable
+from ringlog.errors import CorruptionError, Unavailable
 from ringlog.wire import Link, open_stream
 
 SERVER = """
@@ -73,3 +73,17 @@ def test_a_producers_stream_to_a_process_that_is_stopped_does_not_open(
     first.send(b"two")
     assert answers.get(timeout=WITHIN_S) == b"two"
     first.close()
+
+
+def test_an_answer_that_does_not_read_ends_the_stream_and_whoever_holds_it_is_told(
+    echo: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(frame: memoryview) -> None:
+        raise CorruptionError(f"{len(frame)} bytes that mean nothing")
+
+    closed: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    stream = open_stream(echo[0], "token", read, lambda: closed.put(True))
+    stream.send(b"one")
+    assert closed.get(timeout=WITHIN_S)
+    assert "3 bytes that mean nothing" in caplog.text
+    stream.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
@@ -25,18 +26,19 @@ class _Follower:
 class Followers:
     """The followers of the shards that one actor leads. All methods are called by the inbox thread.
 
-    One that falls more than ``bytes_max`` behind is let go; it comes back with the offset that it has reached.
+    One that falls more than ``bytes_max`` behind is let go; it comes back with the offset that it has reached. What
+    `begin` gives holds it, and nothing else does: it is gone with the stream, however that ends.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._of: defaultdict[str, list[_Follower]] = defaultdict(list)
+        self._of: defaultdict[str, weakref.WeakSet[_Follower]] = defaultdict(weakref.WeakSet)
 
     def begin(self, shard: str, entries: Iterable[Entry], gone: Callable[[], bool]) -> Iterator[Entry | None]:
         """First ``entries``, then what `push` brings; None now and then when there is nothing. Ends with `end`."""
         follower = _Follower()
         follower.push(entries)
-        self._of[shard].append(follower)
+        self._of[shard].add(follower)
         return self._follow(follower, gone)
 
     def push(self, shard: str, entries: tuple[Entry, ...]) -> None:
@@ -58,7 +60,7 @@ class Followers:
             self.end(shard)
 
     def _let_go(self, shard: str, follower: _Follower) -> None:
-        self._of[shard].remove(follower)
+        self._of[shard].discard(follower)
         follower.entries.put(None)
 
     def _follow(self, follower: _Follower, gone: Callable[[], bool]) -> Iterator[Entry | None]:
@@ -72,4 +74,3 @@ class Followers:
                 return
             follower.bytes -= len(entry.payload)
             yield entry
-        follower.bytes = self._bytes_max + 1  # the next push lets it go

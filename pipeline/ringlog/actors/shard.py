@@ -204,18 +204,27 @@ class ShardHost:
         return self.status(locations)
 
     def flush(self, timeout_s: float) -> dict[str, int]:
-        """Archive all that its leaders have committed by now; how far the table holds each shard then."""
+        """Archive all that its leaders have committed by now; how far the table holds each shard then.
+
+        A shard that is led elsewhere meanwhile is left out: its leader must be asked.
+        """
         goals = {part.shard: part.committed for part in self._unflushed()}
-        self._archiver.demand()
         deadline = time.monotonic() + timeout_s
+        self._archiver.demand()
+        while not self._await_stored(goals, min(1.0, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                why = self._archiver.trouble or f"it is not done after {timeout_s:g} s"
+                raise Unavailable(f"the records are safe in the journals, but not archived yet: {why}")
+            self._archiver.demand()
+            led = {part.shard for part in self._unflushed()}
+            goals = {shard: goal for shard, goal in goals.items() if shard in led}
+        return {shard: self._stored.get(shard, 0) for shard in goals}
+
+    def _await_stored(self, goals: Mapping[str, int], timeout_s: float) -> bool:
         with self._trimmed:
-            while any(self._stored.get(shard, 0) < goal for shard, goal in goals.items() if goal):
-                if not self._trimmed.wait(min(1.0, max(0.0, deadline - time.monotonic()))):
-                    if time.monotonic() >= deadline:
-                        why = self._archiver.trouble or f"it is not done after {timeout_s:g} s"
-                        raise Unavailable(f"the records are safe in the journals, but not archived yet: {why}")
-                    self._archiver.demand()
-            return {shard: self._stored.get(shard, 0) for shard in goals}
+            return self._trimmed.wait_for(
+                lambda: all(self._stored.get(shard, 0) >= goal for shard, goal in goals.items()), timeout_s
+            )
 
     def close(self) -> None:
         """Stop serving and close the journals; nothing that was acknowledged is lost."""

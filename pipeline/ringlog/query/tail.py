@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,7 +57,9 @@ def tail(source: Source, wanted: Filter) -> Iterator[pa.RecordBatch]:
     batches: queue.Queue[pa.RecordBatch | Exception] = queue.Queue(_BATCHES_MAX)
     followers = _Followers(source, batches)
     followers.await_ready(_RETRY_S * 25)
-    return _merged(followers, batches, wanted)
+    merged = _merged(followers, batches, wanted)
+    weakref.finalize(merged, followers.stop).atexit = False  # also where nobody ever reads it
+    return merged
 
 
 def _merged(

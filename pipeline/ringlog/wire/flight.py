@@ -9,6 +9,7 @@ outcomes: whoever loses one asks again.
 from __future__ import annotations
 
 import hmac
+import logging
 import queue
 import threading
 import time
@@ -22,6 +23,8 @@ import pyarrow.flight as fl
 
 from ringlog.errors import Fenced, RinglogError, Unavailable
 from ringlog.schema import TABLE_SCHEMA
+
+_logger = logging.getLogger(__name__)
 
 Kind = Literal["producer", "replica"]
 Send = Callable[[bytes], None]
@@ -239,8 +242,12 @@ class Stream:
             while True:
                 self._on_frame(memoryview(self._reader.read_chunk().app_metadata))
         except (StopIteration, pa.ArrowException, OSError):
-            self._outgoing.close()
-            self._on_closed()
+            pass
+        except Exception:
+            _logger.exception("an answer of %s does not read: the stream is given up", self._location)
+            self._reader.cancel()
+        self._outgoing.close()
+        self._on_closed()
 
 
 def open_stream(
