@@ -85,15 +85,22 @@ class Settings(BaseSettings):
     journal_dir: str = "~/.ringlog/journals"
     """Local folder of the replicas' journals, on every node. Must survive a restart: not a tmpfs."""
     shards: Positive = 3
+    """How many shards, and so shard actors, a new root begins with; ``ringlog shards`` changes it."""
     replicas: Positive = 3
     """Copies of each unarchived batch; a majority of them must have it on disk before it is acknowledged."""
     acks: Acks = "quorum"
+    """What an acknowledgement waits for: ``leader`` (its disk), ``quorum`` (a majority's), ``stored`` (the table)."""
     fsync: Fsync = "group"
+    """When journals are synced: ``group`` (before each answer, many together), ``interval`` or ``never``.
+
+    Only ``group`` survives a power cut."""
     fsync_interval_ms: Positive = 200
+    """How often, with ``fsync="interval"``."""
 
     batch_rows_max: Positive = 10_000
+    """One append carries at most so many records …"""
     batch_bytes_max: Positive = MIB
-    """One append carries at most this much; larger batches are cut."""
+    """… and so many bytes; larger batches are cut."""
     linger_ms: Annotated[int, Field(ge=0)] = 20
     """How long a submit that nobody waits for may be held back to fill a batch."""
     submit_timeout_s: PositiveFloat = 30.0
@@ -102,14 +109,17 @@ class Settings(BaseSettings):
     """What one client process may hold unacknowledged."""
 
     record_bytes_max: Positive = 256 * KIB
+    """A larger record is refused."""
     shard_buffer_bytes_max: Positive = 256 * MIB
     """What a shard may hold that is not archived yet; beyond it callers get ``Overloaded``."""
     flush_bytes: Annotated[int, Field(gt=0, le=1024 * MIB)] = 32 * MIB
-    """A shard archives when it holds this many unarchived bytes …"""
+    """A shard archives when it holds this many unarchived bytes, or half of what it may hold …"""
     flush_age_s: PositiveFloat = 30.0
     """… or when its oldest unarchived record has waited this long."""
     journal_file_bytes_max: Positive = 32 * MIB
+    """Where a journal begins its next file; what is archived is removed file by file."""
     rebalance_interval_s: PositiveFloat = 5.0
+    """How often the router looks whether the ring's weights should change."""
 
     promote: Annotated[tuple[str, ...], NoDecode] = ()
     """Attributes that become columns of the table: ``"request_id"``, or with a type ``"http.status_code integer"``.
@@ -120,15 +130,18 @@ class Settings(BaseSettings):
     retention_days: PositiveFloat | None = None
     """Records of days that ended longer ago leave the table; without it, none does by age."""
     retention_bytes: Positive | None = None
-    """The oldest records leave the table once its segments have more bytes than this."""
+    """The oldest segments leave the table once all of them have more bytes than this."""
     history_hours: Positive = 24
     """How long earlier versions of the table stay readable, and so how long a query may run. Then files are removed."""
 
     s3_endpoint_url: str | None = None
     """For S3-compatible stores; AWS itself needs none. ``AWS_ENDPOINT_URL`` is read where this is unset."""
     s3_region: str | None = None
+    """``AWS_REGION`` or ``AWS_DEFAULT_REGION`` is read where this is unset."""
     s3_access_key_id: SecretStr | None = None
+    """Never sent to another process: each reads its own. ``AWS_ACCESS_KEY_ID`` is read where this is unset."""
     s3_secret_access_key: SecretStr | None = None
+    """The same; ``AWS_SECRET_ACCESS_KEY``."""
 
     @classmethod
     def settings_customise_sources(

@@ -64,7 +64,9 @@ class Archiver:
     ) -> None:
         self.trouble: str | None = None
         self._table = table
-        self._settings = settings
+        # A shard that is full takes nothing: it is archived long before.
+        self._flush_bytes = min(settings.flush_bytes, settings.shard_buffer_bytes_max // 2)
+        self._flush_age_s = settings.flush_age_s
         self._unflushed = unflushed
         self._stored = stored
         self._on_failure = on_failure
@@ -141,13 +143,13 @@ class Archiver:
         if base != part.trimmed:
             since = now
             self._waiting_since[part.shard] = (part.trimmed, now)
-        old = now - since >= self._settings.flush_age_s
-        return demanded or part.wanted or old or part.bytes >= self._settings.flush_bytes
+        old = now - since >= self._flush_age_s
+        return demanded or part.wanted or old or part.bytes >= self._flush_bytes
 
     def _piece(self, part: Unflushed, snapshot: Snapshot) -> tuple[Entry, ...]:
         """The entries from where the table ends, as many as one flush takes."""
         stored = snapshot.stored(part.shard)
-        segments = min(max(1, part.bytes // self._settings.flush_bytes), SEGMENTS_MAX)
+        segments = min(max(1, part.bytes // self._flush_bytes), SEGMENTS_MAX)
         return to_archive(
             part.shard,
             part.epoch,
@@ -156,12 +158,12 @@ class Archiver:
             part.committed,
             stored,
             snapshot.fence(part.shard),
-            segments * self._settings.flush_bytes,
+            segments * self._flush_bytes,
         )
 
     def _write(self, shard: str, entries: Sequence[Entry], promoted: Sequence[Promoted]) -> list[Segment]:
         written: list[Segment] = []
-        for part in _by_bytes(entries, self._settings.flush_bytes):
+        for part in _by_bytes(entries, self._flush_bytes):
             rows = all_rows(shard, part)
             written += write_segments(self._table.objects, shard, part[0].start, [rows], promoted)
         return written
