@@ -1,4 +1,4 @@
-"""Settings: data only, and the only file that reads the environment.
+"""Settings: data only, and the only file that takes settings from the environment.
 
 Keyword arguments come first, then the environment (``RINGLOG_ROOT``, …), then ``ringlog.toml`` or
 ``[tool.ringlog]`` of ``pyproject.toml`` in the working directory.

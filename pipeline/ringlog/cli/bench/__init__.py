@@ -35,7 +35,7 @@ def bench(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
-    """Measure a pipeline of its own on this machine: seeded records of 310 bytes, everything archived at the end.
+    """Measure a pipeline of its own on this machine: seeded records of 311 bytes, everything archived at the end.
 
     CPU seconds are those of all processes: clients, actors, Ray. The yardstick is one process that writes the same
     submits with pyarrow: no copies, no acknowledgements, no index.

@@ -1,7 +1,7 @@
 """A corpus for measurements: seeded records that look like a cluster's logs, as Arrow batches and as NDJSON.
 
 16 services, 50 hosts, one line in the style of loghub's templates (Hadoop, HDFS, Spark, ZooKeeper, OpenSSH and others), and two
-attributes: ``request_id``, 16 random hex digits, and ``pid``. A record is about 309 bytes of NDJSON. The same seed gives the same records,
+attributes: ``request_id``, 16 random hex digits, and ``pid``. A record is about 311 bytes of NDJSON. The same seed gives the same records,
 and more records begin with the same ones.
 
 >>> [batch.num_rows for batch in batches(70_000)]
