@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,19 @@ class Replaced(MemoryTransport):
 def test_a_leader_that_dies_before_it_is_reached_strands_nobody() -> None:
     with ringlog.Pipeline(Replaced()) as pipeline:
         assert pipeline.submit_logs({"body": "x"}, timeout_s=20).records == 1
+
+
+class RouterBegunAgain(Replaced):
+    """The first leader dies with its router; the next one's versions are lower, as if clocks had been set back."""
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        routes = super().routes(key_bytes, known, wait_s)
+        return replace(routes, version=1000 - routes.version, router=f"router of {routes.version}")
+
+
+def test_what_a_router_says_that_has_begun_again_counts_whatever_its_version() -> None:
+    with ringlog.Pipeline(RouterBegunAgain()) as pipeline:
+        assert pipeline.submit_logs({"body": "x"}, timeout_s=10).records == 1
 
 
 class TableAway(MemoryTransport):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -33,7 +34,7 @@ class Router:
         self._taken: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._decision = 0
-        self._routes = Routes(time.time_ns(), (), {})
+        self._routes = Routes(0, (), {}, router=uuid.uuid4().hex)
 
     async def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> dict[str, Any]:
         """The newest routes as plain values, as soon as they are newer than version ``known``, or after ``wait_s``.

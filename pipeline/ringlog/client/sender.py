@@ -447,7 +447,7 @@ class Sender:
             self._settled.put(partial(self._tell, submission, error))
 
     def _take_routes(self, routes: Routes) -> None:
-        if routes.version >= self._routes.version:
+        if routes.replaces(self._routes):
             self._routes = routes
         for shard, producer in self._each():
             if len(producer) and shard not in self._routes.shards:

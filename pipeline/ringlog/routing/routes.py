@@ -31,6 +31,8 @@ class Routes:
 
     ``retiring`` are those among them that take no new records: what is on its way there comes to its end.
 
+    Versions of one ``router`` follow on one another; those of two say nothing about which is newer.
+
     ``committed`` is how far each shard was at least when the routes were made. ``weights`` scale each shard's part of
     the ring; ``loads`` are bytes per second, for the choice between two; ``pins`` name the shard of those few heavy
     keys that bounded loads put elsewhere than the ring does.
@@ -44,6 +46,11 @@ class Routes:
     loads: Mapping[str, float] = field(default_factory=dict)
     pins: Mapping[int, str] = field(default_factory=dict)
     retiring: tuple[str, ...] = ()
+    router: str = ""
+
+    def replaces(self, other: Routes) -> bool:
+        """Whether whoever has ``other`` and has just got these goes by these: of another router, or at least as new."""
+        return self.router != other.router or self.version >= other.version
 
     @cached_property
     def ring(self) -> Ring:
@@ -102,6 +109,7 @@ class Routes:
             "loads": dict(self.loads),
             "pins": dict(self.pins),
             "retiring": list(self.retiring),
+            "router": self.router,
         }
 
     @classmethod
@@ -110,7 +118,8 @@ class Routes:
         leaders = {shard: Leading(**leading) for shard, leading in plain["leaders"].items()}
         committed, weights, loads, pins = (plain[name] for name in ("committed", "weights", "loads", "pins"))
         retiring = tuple(plain["retiring"])
-        return cls(plain["version"], tuple(plain["shards"]), leaders, committed, weights, loads, pins, retiring)
+        shards = tuple(plain["shards"])
+        return cls(plain["version"], shards, leaders, committed, weights, loads, pins, retiring, plain["router"])
 
 
 @dataclass(frozen=True)
