@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -33,12 +34,14 @@ _LOG = re.compile(r"\.(log|txt|out|err)(\.\d+|[.-]\d{4}-?\d\d-?\d\d)?$")
 class FileBlock:
     """Some consecutive lines of a file. ``bytes_read`` counts the file's own bytes so far, compressed or not.
 
-    ``problems`` are lines, by their number from 1, that are left out, and why.
+    ``problems`` are lines, by their number from 1, that are left out, and why. ``next_line`` is where the next block
+    begins.
     """
 
     lines: pa.Array
     bytes_read: int
     problems: dict[int, str]
+    next_line: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class RecordBlock:
     batch: pa.RecordBatch
     bytes_read: int
     problems: dict[int, str]
+    next_line: int
 
 
 def expand(paths: Sequence[str]) -> list[str]:
@@ -115,7 +119,7 @@ def read_lines(
                     data, first = data.removeprefix(_BOM), False
                 yield splitter.block(data, raw.tell())
             yield splitter.rest(raw.tell())
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise Unavailable(f"{path} cannot be read: {error}") from error
 
 
@@ -128,7 +132,10 @@ def read_records(
     now_ns: int,
     record_bytes_max: int = RECORD_BYTES_MAX,
 ) -> Iterator[RecordBlock]:
-    """The lines of a file as records. A line that tells no time has that of the file's last change, or ``now_ns``."""
+    """The lines of a file as records. A line that tells no time has that of the file's last change, or ``now_ns``.
+
+    Raises `Unavailable` when the file cannot be read.
+    """
     modified_ns = _modified_ns(path, now_ns)
     constants = {
         "service": service or service_of(path),
@@ -155,7 +162,7 @@ def read_records(
             for field, array in zip(RECORD_SCHEMA, arrays, strict=True)
         ]
         batch = pa.RecordBatch.from_arrays(filled, schema=RECORD_SCHEMA)
-        yield RecordBlock(batch, block.bytes_read, block.problems)
+        yield RecordBlock(batch, block.bytes_read, block.problems, block.next_line)
 
 
 class _Splitter:
@@ -191,13 +198,14 @@ class _Splitter:
             texts, numbers = self._joiner.join(texts, number, last)
         else:
             numbers = list(range(number, number + len(texts)))
+        next_line = self._line if self._joiner is None else self._joiner.waits_from or self._line
         sizes = np.asarray(pc.binary_length(texts).to_numpy(zero_copy_only=False))
         long = np.flatnonzero(sizes > self._record_bytes_max)
         for at in long.tolist():
             problems[numbers[at]] = self._too_long(int(sizes[at]))
         if len(long):
             texts = texts.filter(pa.array(sizes <= self._record_bytes_max))
-        return FileBlock(texts, bytes_read, problems)
+        return FileBlock(texts, bytes_read, problems, next_line)
 
     def _too_long(self, size: int) -> str:
         return f"it has {size} bytes: {self._record_bytes_max} at most; cut it, or raise record_bytes_max"
@@ -210,6 +218,11 @@ class _Joiner:
         self._record: list[str] = []
         self._number = 0
         self._traceback = False
+
+    @property
+    def waits_from(self) -> int | None:
+        """The first line of the record that is not ended yet."""
+        return self._number if self._record else None
 
     def join(self, lines: pa.Array, number: int, last: bool) -> tuple[pa.Array, list[int]]:
         records: list[str] = []
@@ -271,6 +284,8 @@ def _modified_ns(path: str, now_ns: int) -> int:
         modified: datetime.datetime = files.modified(where)
     except NotImplementedError:
         return now_ns
+    except OSError as error:  # such as one that was rotated away since it was found
+        raise Unavailable(f"{path} cannot be read: {error}") from error
     aware = modified if modified.tzinfo else modified.replace(tzinfo=datetime.timezone.utc)
     return max(0, int(aware.timestamp() * 1_000_000) * 1_000)
 
