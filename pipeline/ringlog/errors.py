@@ -50,7 +50,7 @@ class Unavailable(RinglogError):
 
 
 class OutcomeUnknown(RinglogError):
-    """The retries ended without an answer, so the records may or may not be stored.
+    """The retries ended without an answer, so the records may or may not be stored; or some of them are, others not.
 
     Submitting them again through a new producer may store them twice; look first.
     """

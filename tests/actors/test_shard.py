@@ -36,6 +36,8 @@ class Trio:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
+        # Nothing is archived that is not asked for, however long a test takes.
+        settings = {"flush_age_s": 1000.0, **settings}
         self.settings = Settings(root=str(folder / "root"), journal_dir=str(folder / "journals"), **settings)
         self.failures: list[BaseException] = []
         self.hosts = {actor: self.host(actor) for actor in ("shard-0", "shard-1", "shard-2")}

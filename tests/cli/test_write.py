@@ -236,7 +236,7 @@ def test_a_batch_that_is_stored_in_part_is_not_said_to_be_not_stored(
         result = run(pipeline, "submit", "--json", stdin=("x" * 4_000 + "\n") * 20)
         ((stored,),) = pipeline.sql("SELECT count(*) FROM logs").fetchall()
     assert 0 < stored < 20
-    assert result.stderr.startswith("stdin, lines 1-20: may be stored: shard-0 holds ")
+    assert result.stderr.startswith("stdin, lines 1-20: may be stored: some of these records are stored: shard-0 [")
     assert "stored: shard-0 [0, 1), " in result.stderr
     assert told(result) == {"accepted": 0, "rejected": 0, "not_stored": 0, "unknown": 20}
 

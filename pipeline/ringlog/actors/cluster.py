@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -102,7 +103,15 @@ def _housekeeping_trouble() -> str | None:
 
 
 def join_ray(start_local: bool) -> None:
-    """Be part of the Ray cluster that is there; where there is none, start one in this process if ``start_local``."""
+    """Be part of the Ray cluster that is there; where there is none, start one in this process if ``start_local``.
+
+    Raises `Unavailable` where there is none, or where this process cannot be part of one.
+    """
+    if _forked:
+        raise Unavailable(
+            "this process was forked from one that is part of a Ray cluster, and Ray does not outlive that: submit in "
+            "the parent, or start processes by spawn (multiprocessing_context='spawn' of a DataLoader)"
+        )
     if ray.is_initialized():
         return
     try:
@@ -113,6 +122,15 @@ def join_ray(start_local: bool) -> None:
                 "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
             ) from None
         ray.init(address="local", log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+
+
+def _note_fork() -> None:
+    global _forked  # noqa: PLW0603  (it is one fact about this process)
+    _forked = ray.is_initialized()
+
+
+_forked = False  # from a process that was part of a Ray cluster, whose threads and connections this one lacks
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def begin_ray() -> str:

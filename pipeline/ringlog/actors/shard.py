@@ -441,6 +441,9 @@ class ShardHost:
                 answer = call()
             except (RinglogError, OSError) as error:
                 answer = Unanswered(shard, nonce, str(error))
+            except BaseException as error:  # noqa: BLE001  (nobody foresaw it: the takeover would wait for ever)
+                self._on_failure(error)
+                return
             self._inbox.put(lambda: self._answer(answer))
 
         threads.submit(work)

@@ -51,10 +51,7 @@ class _Failure:
 
     @property
     def outcome(self) -> Literal["not_stored", "unknown"]:
-        # The rest of a batch may be stored, at this shard or at others; only the text of the error says so.
-        in_part = "other parts of this call are stored" in str(self.error)
-        surely_not = isinstance(self.error, Unavailable | Overloaded | InvalidRecord)
-        return "not_stored" if surely_not and not in_part else "unknown"
+        return "not_stored" if isinstance(self.error, Unavailable | Overloaded | InvalidRecord) else "unknown"
 
 
 class Tally:

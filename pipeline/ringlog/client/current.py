@@ -141,7 +141,7 @@ def _leave() -> None:
 
 
 def _forget() -> None:
-    """A forked child has no threads: it connects anew when it first submits."""
+    """A forked child has no threads: it connects anew when it first submits, unless its parent was part of Ray."""
     global _current, _lock
     _current, _lock = None, threading.RLock()
 

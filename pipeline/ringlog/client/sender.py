@@ -347,8 +347,7 @@ class Sender:
                     piece.submission.parts.append(Part(shard, result.epoch, start, start + piece.rows))
                     start += piece.rows
                 elif piece.submission.error is None or not isinstance(result, Overloaded | Unavailable):
-                    # Of several, "may be stored" is the one to be told. Each caller gets an error of its own: it is
-                    # raised there, and says what became of the other parts of that call.
+                    # Of several, "may be stored" is the one to be told. Each caller raises one of its own.
                     piece.submission.error = copy.copy(result)
                 piece.submission.open -= 1
                 if piece.submission.open == 0:
@@ -375,7 +374,7 @@ class Sender:
             self._held_bytes -= submission.nbytes
             self._room.notify_all()
         if error is not None:
-            submission.future.set_exception(_with_parts(error, submission.parts))
+            submission.future.set_exception(_of_all(error, submission.parts))
         else:
             submission.future.set_result(submission.parts)
 
@@ -458,9 +457,12 @@ class Sender:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing
 
 
-def _with_parts(error: RinglogError, parts: list[Part]) -> RinglogError:
-    """The error, saying which parts of the same call are stored all the same."""
-    if parts:
-        stored = ", ".join(f"{part.shard} [{part.start}, {part.end})" for part in parts)
-        error.args = (f"{error.args[0]} (other parts of this call are stored: {stored})", *error.args[1:])
-    return error
+def _of_all(error: RinglogError, parts: list[Part]) -> RinglogError:
+    """What became of a whole call, of which ``parts`` are stored and the rest met ``error``."""
+    if not parts:
+        return error
+    stored = ", ".join(f"{part.shard} [{part.start}, {part.end})" for part in parts)
+    return OutcomeUnknown(
+        f"some of these records are stored: {stored}. Of the others: {error}. Look with ringlog.sql() before "
+        "submitting them again"
+    )
