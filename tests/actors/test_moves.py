@@ -6,6 +6,7 @@ A node is a folder here. What is on which disk is looked at in the moment in whi
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr("ringlog.control.reconcile.CALM_S", 0.3)
+    monkeypatch.setattr("ringlog.actors.controller.PARTING_S", 0.3)
     monkeypatch.setattr("ringlog.control.reconcile.COMPLETING_S", 0.1)
     monkeypatch.setattr("ringlog.actors.controller.NODES_S", 0.1)
     made = Watched(tmp_path)
@@ -123,7 +124,7 @@ def test_the_actor_that_shared_a_node_moves_to_the_one_that_joined_and_nobody_co
     watched.submit("during")
     eventually(lambda: len(house.moved) == 1 and watched.complete() and watched.controller._move is None)
     ((move, held),) = house.moved
-    assert move == Move("shard-1", C)
+    assert move == Move("shard-1", C, parts=True)
     assert house.counted == set(), "no member of any shard was on the node that it left"
     assert held["shard-0"] == held["shard-2"] >= 5, "everything that was acknowledged is on two other disks"
     now = watched.controller.status()["actors"]["shard-1"]["keeping"]
@@ -165,3 +166,18 @@ def test_a_move_is_given_up_where_somebody_goes_away_before_it_was_released(
     eventually(watched.complete)
     assert watched.house.moved == []
     assert watched.submit("goes on")
+
+
+def test_who_has_a_node_for_itself_moves_only_once_all_has_been_calm_for_long(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, controller = watched.house, watched.controller
+    house.homes = {"shard-0": A, "shard-1": B, "shard-2": C}
+    elsewhere = Node("4", "10.0.0.4", "another zone")
+    house.nodes = [A, B, C, elsewhere]
+    eventually(lambda: controller._reconciler.calm(time.monotonic(), 0.3))
+    assert controller._next_move(time.monotonic()) is None
+    monkeypatch.setattr("ringlog.actors.controller.CALM_S", 0.3)
+    eventually(lambda: bool(house.moved))
+    ((move, _),) = house.moved
+    assert (move.to, move.parts) == (elsewhere, False)

@@ -92,7 +92,7 @@ def test_an_actor_for_which_a_node_has_no_room_any_more_stays_or_goes_to_another
         ray.get(other.total.remote())
         eventually(lambda: not household._homes.has_room(full))
         with pytest.raises(ringlog.Unavailable, match=r"stays where it is: 127\.0\.0\.3 has no room"):
-            household.move(Move("shard-0", full))
+            household.move(Move("shard-0", full, parts=False))
 
         household._begin("shard-0", household._homes.settle("shard-0", full))  # it was full a moment later
         assert household.summon("shard-0", False, ()) is None, "it is Ray's to begin it there"

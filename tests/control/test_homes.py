@@ -81,27 +81,27 @@ def test_a_node_that_joins_gets_the_member_that_shared_a_node() -> None:
     joined = Node("4", "10.0.0.4", "zone-2")
     nodes = [A, B, C, joined]
     move = next_move(groups(4), homes, nodes, {joined.id})
-    assert move == Move("shard-1", joined)
+    assert move == Move("shard-1", joined, parts=True)
     assert next_move(groups(4), {**homes, "shard-1": joined}, nodes, {node.id for node in nodes}) is None
 
 
 def test_one_more_than_another_is_even_and_two_more_are_not() -> None:
     homes = {"shard-0": A, "shard-1": A}
     assert next_move([("shard-0",), ("shard-1",)], {**homes, "shard-2": B}, [A, B], {A.id, B.id}) is None
-    assert next_move([("shard-0",), ("shard-1",)], homes, [A, B], {B.id}) == Move("shard-0", B)
+    assert next_move([("shard-0",), ("shard-1",)], homes, [A, B], {B.id}) == Move("shard-0", B, parts=False)
 
 
 def test_nothing_moves_while_a_node_is_away_or_where_there_is_no_room() -> None:
     homes = {"shard-0": A, "shard-1": A, "shard-2": C}
     assert next_move(groups(3), homes, [A, B], {B.id}) is None, "C may come back"
     assert next_move(groups(3), homes, [A, B, C], {A.id, C.id}) is None, "B has no memory for one more"
-    assert next_move(groups(3), homes, [A, B, C], {B.id}) == Move("shard-0", B)
+    assert next_move(groups(3), homes, [A, B, C], {B.id}) == Move("shard-0", B, parts=True)
 
 
 def test_hosts_count_before_zones() -> None:
     twin, far = Node("5", A.host, "far"), Node("6", "10.0.0.6", A.zone)
     homes = {"shard-0": A, "shard-1": A}
-    assert next_move([tuple(homes)], homes, [A, twin, far], {twin.id, far.id}) == Move("shard-0", far)
+    assert next_move([tuple(homes)], homes, [A, twin, far], {twin.id, far.id}) == Move("shard-0", far, parts=True)
 
 
 @given(st.integers(1, 9), st.integers(1, 8), st.randoms(use_true_random=False))

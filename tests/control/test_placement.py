@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ringlog.control import Plan, Reconciler, plan_of, shard_names
 from ringlog.control.draining import LEFT_S, QUIET_S, Draining
+from ringlog.control.reconcile import CALM_S
 from ringlog.replication import Member, ShardState
 
 
@@ -78,7 +79,7 @@ def test_while_shards_come_or_go_nothing_else_moves() -> None:
     there = {"shard-3": {"leading": {}, "keeping": {}}}
     for now in (0.0, 100.0):
         one.decide(there, now)
-        assert not one.calm(now)
+        assert not one.calm(now, CALM_S)
 
 
 def test_a_shard_is_left_once_clients_know_and_nothing_was_appended_for_a_while() -> None:

@@ -235,6 +235,17 @@ def test_a_shard_that_was_led_before_hardly_waits_for_a_missing_member() -> None
     assert {takeover.shard for takeover in one.decide(found, LEADERLESS_S)} == ALL
 
 
+def test_a_leader_whose_quorum_is_gone_hardly_waits_either() -> None:
+    one = reconciler()
+    pair = {"shard-0", "shard-1"}
+    short = {"shard_0": ("shard-0", 2, pair), "shard_2": ("shard-2", 1, ALL)}
+    assert "shard-0" not in {takeover.shard for takeover in one.decide(statuses(ALL, **short), 0.0)}
+    found = statuses({"shard-0", "shard-2"}, **short)  # the other of the pair died before the third could join
+    (takeover,) = [takeover for takeover in one.decide(found, LEADERLESS_S) if takeover.shard == "shard-0"]
+    assert takeover == TakeOver("shard-0", "shard-0", ("shard-0", "shard-2"))
+    assert "shard-2" not in {takeover.shard for takeover in one.decide(found, LEADERLESS_S)}, "that one has a quorum"
+
+
 def test_a_shard_that_was_never_led_waits_for_all_of_its_members_to_begin() -> None:
     one = reconciler()
     found = statuses({"shard-0", "shard-1"})
@@ -490,19 +501,19 @@ def test_where_a_move_is_given_up_it_is_made_a_member_again() -> None:
 
 def test_calm_is_when_all_has_been_complete_for_a_while_and_nobody_moves() -> None:
     one = Reconciler(FOUR, FOUR, 3, 2)
-    assert not one.calm(CALM_S)
+    assert not one.calm(CALM_S, CALM_S)
     one.decide(four(), 0.0)
-    assert not one.calm(CALM_S - 1)
+    assert not one.calm(CALM_S - 1, CALM_S)
     one.decide(four(), CALM_S)
-    assert one.calm(CALM_S)
-    assert one.calm(2 * CALM_S), "also when nothing is to be balanced"
+    assert one.calm(CALM_S, CALM_S)
+    assert one.calm(2 * CALM_S, CALM_S), "also when nothing is to be balanced"
     one.decide(four(), CALM_S, moving="shard-1")
-    assert not one.calm(CALM_S)
+    assert not one.calm(CALM_S, CALM_S)
     one.decide(four(), CALM_S)
     one.decide(four(away="shard-3"), CALM_S + 1)
     one.decide(four(), CALM_S + 2)
-    assert not one.calm(2 * CALM_S + 1)
-    assert one.calm(2 * CALM_S + 2)
+    assert not one.calm(2 * CALM_S + 1, CALM_S)
+    assert one.calm(2 * CALM_S + 2, CALM_S)
 
 
 def test_without_one_to_spare_nobody_may_move() -> None:

@@ -16,7 +16,7 @@ from ringlog.actors.tries import Tries, Try, do_all, home
 from ringlog.control import Plan, Reconciler, TakeOver
 from ringlog.control.draining import Draining
 from ringlog.control.homes import Move
-from ringlog.control.reconcile import Statuses, leader_of, leaders_of
+from ringlog.control.reconcile import CALM_S, PARTING_S, Statuses, leader_of, leaders_of
 from ringlog.errors import ConfigurationError, Conflict, RinglogError, Unavailable
 from ringlog.replication.takeover import LOSS_GRACE_S
 
@@ -423,12 +423,18 @@ class Controller:
         while not self._closed.is_set():
             try:
                 self._leaving = self._household.leaving()
-                if self._move is None and self._reconciler.spares_one() and self._reconciler.calm(time.monotonic()):
-                    self._move_until = time.monotonic() + MOVE_S
-                    self._move = self._household.next_move(self._reconciler.groups())
+                if self._move is None and self._reconciler.spares_one():
+                    self._move = self._next_move(time.monotonic())
             except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
                 _logger.debug("which nodes there are is not known now: %s", error)
             self._closed.wait(NODES_S)
+
+    def _next_move(self, now: float) -> Move | None:
+        if not self._reconciler.calm(now, PARTING_S):
+            return None
+        move = self._household.next_move(self._reconciler.groups())
+        self._move_until = now + MOVE_S
+        return move if move and (move.parts or self._reconciler.calm(now, CALM_S)) else None
 
     def _keep_publishing(self) -> None:
         """Tell the router whenever something changed, and now and then what changes all the time.

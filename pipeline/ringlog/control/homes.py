@@ -18,10 +18,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Move:
-    """``actor`` should begin anew on the node ``to``."""
+    """``actor`` should begin anew on the node ``to``.
+
+    ``parts``: it shares its node with another member of one of its shards, of which that node's end would take two
+    copies.
+    """
 
     actor: str
     to: Node
+    parts: bool
 
 
 def home_of(
@@ -76,25 +81,22 @@ def next_move(
 
     >>> a, b = Node("1", "10.0.0.1"), Node("2", "10.0.0.2")
     >>> next_move([("shard-0", "shard-1")], {"shard-0": a, "shard-1": a}, [a, b], {"2"})
-    Move(actor='shard-0', to=Node(id='2', host='10.0.0.2', zone=''))
+    Move(actor='shard-0', to=Node(id='2', host='10.0.0.2', zone=''), parts=True)
     """
     if any(home not in nodes for home in homes.values()):
         return None
-    moves = [
-        Move(actor, node)
-        for actor, home in sorted(homes.items())
-        for node in nodes
-        if node != home and node.id in roomy
-    ]
 
     def crowding(after: Mapping[str, Node]) -> tuple[int, ...]:
         uneven = sum(count * count for count in Counter(home.id for home in after.values()).values())
         return *_together(groups, after), uneven
 
-    best = min(moves, key=lambda move: crowding({**homes, move.actor: move.to}), default=None)
-    if best is None or crowding({**homes, best.actor: best.to}) >= crowding(homes):
+    moves = [(actor, node) for actor in sorted(homes) for node in nodes if node != homes[actor] and node.id in roomy]
+    found = [(crowding({**homes, actor: node}), actor, node) for actor, node in moves]
+    best = min(found, key=lambda one: one[0], default=None)
+    if best is None or best[0] >= crowding(homes):
         return None
-    return best
+    after, actor, node = best
+    return Move(actor, node, parts=after[0] < crowding(homes)[0])
 
 
 def _together(groups: Sequence[Collection[str]], homes: Mapping[str, Node]) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ COMPLETING_S = 1.0
 
 Several may come back together."""
 LEADERLESS_S = 0.2
-"""How long a shard that was led before may wait for one: callers wait with it."""
+"""How long a shard that was led before may wait for a leader, or for one that has a quorum: callers wait with it."""
 RETURNING_S = 1.0
 """The same where most of its members were away, and come back one after the other."""
 SUBSTITUTE_S = 5.0
@@ -28,6 +28,8 @@ SUBSTITUTE_S = 5.0
 BACKOFF_S = (0.5, 15.0)
 CALM_S = 10.0
 """How long every shard must have been complete before a leader or an actor is moved for balance only."""
+PARTING_S = 2.0
+"""The same before an actor leaves the node that it shares with another member of one of its shards."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,14 @@ class Reconciler:
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
-        elif self.calm(now) and (balancing := self._balance(statuses)):
+        elif self.calm(now, CALM_S) and (balancing := self._balance(statuses)):
             wanted += balancing
             self._calm_since = now
         return wanted
 
-    def calm(self, now: float) -> bool:
-        """Whether every shard has been complete for a while, and nobody was away or about to leave."""
-        return self._calm_since is not None and now - self._calm_since >= CALM_S
+    def calm(self, now: float, for_s: float) -> bool:
+        """Whether every shard has been complete for ``for_s`` seconds, and nobody was away or about to leave."""
+        return self._calm_since is not None and now - self._calm_since >= for_s
 
     def groups(self) -> list[tuple[str, ...]]:
         """The actors that keep each shard together."""
@@ -144,14 +146,13 @@ class Reconciler:
         return found
 
     def _led_without(self, actor: str, shard: str, statuses: Statuses) -> bool:
-        leader = leader_of(shard, statuses)
-        if leader is None:
-            return False
-        answering: int = sum(
-            name != actor and name in statuses and _replica(shard, statuses[name]) == member["id"]
-            for name, member in statuses[leader]["leading"][shard]["members"].items()
-        )
-        return answering >= self._quorum
+        return len(self._answering(shard, statuses) - {actor}) >= self._quorum
+
+    def _answering(self, shard: str, statuses: Statuses) -> set[str]:
+        """The members with which the shard's leader opened that answer as who they were then; without a quorum of them
+        it acknowledges nothing."""
+        members = _members(shard, statuses)
+        return {actor for actor, member in members.items() if _replica(shard, statuses.get(actor)) == member["id"]}
 
     def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
@@ -204,7 +205,7 @@ class Reconciler:
         everybody = len(keepers) == len(wished) and going >= {*wished} - {*keepers}
         if leaves or moving in members:
             ready = True
-        elif leader is not None:
+        elif leader is not None and len(self._answering(shard, statuses)) >= self._quorum:
             ready = waited >= (COMPLETING_S if everybody else PATIENCE_S)
         elif _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or everybody
