@@ -133,9 +133,10 @@ def test_the_actor_that_shared_a_node_moves_to_the_one_that_joined_and_nobody_co
     eventually(lambda: house.held()["shard-1"] >= 7)
 
 
-def test_a_move_that_fails_changes_nothing_and_is_made_later(watched: Watched) -> None:
+def test_a_move_that_fails_changes_nothing_and_is_made_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     house = watched.house
     house.fails = 1
+    monkeypatch.setattr("ringlog.actors.controller.MOVE_AGAIN_S", 0.5)
     house.nodes.append(C)
     eventually(lambda: len(house.moved) == 1 and watched.complete())
     assert house.fails == 0

@@ -85,7 +85,7 @@ def test_figures_are_told_to_people_and_to_scripts(capsys: pytest.CaptureFixture
     times = {"p50_ms": 1.5, "p99_ms": 2.5, "p999_ms": 3.5}
     step = {"records_per_second": 1000, "acknowledged_per_second": 999, "refused": 0, **times}
     result: dict[str, Any] = {
-        "records": 10, "replicas": 3, "fsync": "group", "clients": 1, "ack": times, "queryable": times,
+        "records": 10, "shards": 3, "replicas": 3, "fsync": "group", "clients": 1, "ack": times, "queryable": times,
         "handler_us": {"cost": 1.25}, "sources": {"arrow": {**figures, "peak_mb": {"client": 5, "shard-0": 7}}}, "curve": [step],
     }  # fmt: skip
     tell(result)

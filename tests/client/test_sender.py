@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ import ringlog
 from ringlog.client.producer import WINDOW
 from ringlog.client.transport import Connection, MemoryTransport, OnFrame
 from ringlog.routing import Leading, Routes
+from ringlog.settings import Settings
 from ringlog.wire import Declined, decode, encode
 
 
@@ -347,12 +349,79 @@ def test_a_closed_pipeline_takes_nothing_and_leaves_nobody_waiting() -> None:
     assert not pipeline.is_over
     with pytest.raises(ringlog.Unavailable, match="not acknowledged"):
         pipeline.close(timeout_s=0.1)
-    with pytest.raises(ringlog.OutcomeUnknown, match="was closed before"):
+    with pytest.raises(ringlog.OutcomeUnknown, match="before submitting them again"):
         waiting.result(20)
     assert pipeline.is_over
     for wait in (True, False):
         with pytest.raises(ringlog.Unavailable, match="was closed.*connect again"):
             pipeline.submit_logs({"body": "y"}, wait=wait)
+
+
+def test_what_was_never_sent_when_a_pipeline_closes_is_not_stored() -> None:
+    pipeline = ringlog.Pipeline(Leaderless(after=1_000_000))
+    waiting = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=1000)
+    with pytest.raises(ringlog.Unavailable, match="not acknowledged"):
+        pipeline.close(timeout_s=0.1)
+    with pytest.raises(ringlog.Unavailable, match="closed before these records were sent"):
+        waiting.result(20)
+
+
+def test_what_a_callback_raises_stops_no_other_future(caplog: pytest.LogCaptureFixture) -> None:
+    def leave(_: object) -> None:
+        raise SystemExit(1)
+
+    with ringlog.Pipeline(MemoryTransport()) as pipeline:
+        pipeline.submit_logs({"body": "x"}, wait=False).add_done_callback(leave)
+        assert pipeline.submit_logs({"body": "y"}, wait=False).result(20).records == 1
+        pipeline.flush_client(20)
+    assert "raised this" in caplog.text
+
+
+def test_a_callback_that_flushes_and_closes_does_not_wait_for_the_futures_after_it() -> None:
+    pipeline = ringlog.Pipeline(Mute())
+    taken: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def close(_: object) -> None:
+        began = time.monotonic()
+        pipeline.close()
+        taken.put(time.monotonic() - began)
+
+    waiting = [pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=1000) for _ in range(3)]
+    for future in waiting:
+        future.add_done_callback(close)
+
+    def fail() -> None:
+        raise ValueError("nobody foresaw this")
+
+    pipeline._sender._inbox.put(fail)
+    assert all(isinstance(future.exception(20), ringlog.OutcomeUnknown) for future in waiting)
+    assert max(taken.get(timeout=20) for _ in waiting) < 5
+
+
+class HalfInvalid(MemoryTransport):
+    """The second of two batches is refused before the first is acknowledged."""
+
+    def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
+        return Hasty(on_frame)
+
+
+class Hasty(Silent):
+    def __init__(self, on_frame: OnFrame) -> None:
+        self._on_frame = on_frame
+
+    def send(self, frame: bytes) -> None:
+        submit = decode(frame)
+        if submit.sequence == 1:
+            named = (submit.shard, submit.producer, submit.producer_epoch, submit.sequence)
+            self._on_frame(memoryview(encode(Declined(*named, "invalid", "it is no batch"))))
+
+
+def test_who_is_refused_in_part_while_the_rest_is_on_its_way_is_told_that_it_may_be_stored() -> None:
+    settings = Settings(shards=1, replicas=1, batch_rows_max=2)
+    pipeline = ringlog.Pipeline(HalfInvalid(settings))
+    with pytest.raises(ringlog.OutcomeUnknown):
+        pipeline.submit_logs([{"body": "x"}] * 4, timeout_s=20)
+    pipeline.close()
 
 
 def test_a_flush_waits_for_what_was_submitted_before_it_and_for_nothing_else() -> None:

@@ -22,8 +22,10 @@ from nbclient import NotebookClient
 
 import ringlog
 from conftest import local_ray
+from ringlog.actors import cluster
 from ringlog.actors.household import _ShardActor
 from ringlog.actors.remote import NAMESPACE, make_actor
+from ringlog.client.ray_transport import RayTransport
 from ringlog.metadata import open_store, read_pipeline
 from ringlog.settings import Settings
 from ringlog.storage import read_entries
@@ -69,6 +71,28 @@ def test_shard_actors_that_outlived_the_pipeline_of_another_root_are_not_taken_f
         assert names == [], "also one that the controller knew nothing of"
         ringlog.start(str(tmp_path / "one"), **folders)
         assert ringlog.sql("SELECT body FROM logs").fetchall() == [("one",)]
+        ringlog.stop()
+
+
+def test_who_stays_connected_finds_the_pipeline_that_is_started_again_and_no_other(tmp_path: Path) -> None:
+    folders = {"journal_dir": str(tmp_path / "journals")}
+    with local_ray():
+        ringlog.start(str(tmp_path / "one"), **folders)
+        stays = ringlog.Pipeline(RayTransport(cluster.connect()))
+        stays.submit_logs({"body": "before"})
+        ringlog.stop()
+        ringlog.start(str(tmp_path / "one"), **folders)
+        assert stays.submit_logs({"body": "after"}, timeout_s=60).records == 1
+        assert sorted(stays.sql("SELECT body FROM logs").fetchall()) == [("after",), ("before",)]
+        assert stays.status()["root"] == str(tmp_path / "one")
+        ringlog.stop()
+        ringlog.start(str(tmp_path / "two"), **folders)
+        with pytest.raises(ringlog.Unavailable):
+            stays.submit_logs({"body": "to another"}, timeout_s=3)
+        with pytest.raises(ringlog.Unavailable, match=r"has ended, and one of .*two runs here now"):
+            stays._sender.refresh()
+        stays.close()
+        assert ringlog.sql("SELECT body FROM logs").fetchall() == []
         ringlog.stop()
 
 

@@ -246,6 +246,14 @@ def test_a_leader_whose_quorum_is_gone_hardly_waits_either() -> None:
     assert "shard-2" not in {takeover.shard for takeover in one.decide(found, LEADERLESS_S)}, "that one has a quorum"
 
 
+def test_a_leader_without_a_quorum_is_kept_while_too_few_answer_for_another() -> None:
+    one = reconciler()
+    found = statuses({"shard-0", "shard-1"}, shard_0=("shard-0", 2, ALL))
+    found["shard-1"]["keeping"]["shard-0"]["id"] = "somebody new"  # its journal was lost
+    one.decide(found, 0.0)
+    assert "shard-0" not in {takeover.shard for takeover in one.decide(found, PATIENCE_S - 0.1)}
+
+
 def test_a_shard_that_was_never_led_waits_for_all_of_its_members_to_begin() -> None:
     one = reconciler()
     found = statuses({"shard-0", "shard-1"})

@@ -65,7 +65,7 @@ class Archiver:
         self.trouble: str | None = None
         self._table = table
         # A shard that is full takes nothing: it is archived long before.
-        self._flush_bytes = min(settings.flush_bytes, settings.shard_buffer_bytes_max // 2)
+        self._flush_bytes = max(1, min(settings.flush_bytes, settings.shard_buffer_bytes_max // 2))
         self._flush_age_s = settings.flush_age_s
         self._unflushed = unflushed
         self._stored = stored

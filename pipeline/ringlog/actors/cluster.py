@@ -207,6 +207,7 @@ class Cluster:
     def __init__(self, controller: RemoteActor) -> None:
         self._controller = controller
         self._router: RemoteActor | None = None
+        self._lost_router = False
         chosen = controller.call("chosen", timeout_s=START_DEADLINE_S)
         self.settings = Settings(**chosen)
         self.token = data_plane_token()
@@ -214,11 +215,28 @@ class Cluster:
 
     def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> dict[str, Any]:
         """The newest routes, as plain values: see `Router.routes`. Raises `Unavailable`."""
-        if self._router is None:
-            self._router = find_actor(ROUTER)
-        asked = (dict(key_bytes), known, wait_s)
-        plain: dict[str, Any] = self._router.call("routes", *asked, timeout_s=wait_s + ROUTES_DEADLINE_S)
+        router = self._router or self._find_router()
+        try:
+            asked = (dict(key_bytes), known, wait_s)
+            plain: dict[str, Any] = router.call("routes", *asked, timeout_s=wait_s + ROUTES_DEADLINE_S)
+        except Unavailable:
+            self._router, self._lost_router = None, True
+            raise
+        self._router = router
         return plain
+
+    def _find_router(self) -> RemoteActor:
+        """The router of this pipeline, also after that was ended and started again. Raises `Unavailable`."""
+        if self._lost_router:
+            controller = find_actor(CONTROLLER)
+            root = controller.call("chosen", timeout_s=ROUTES_DEADLINE_S)["root"]
+            if root != self.settings.root:
+                raise Unavailable(
+                    f"the pipeline of {self.settings.root} has ended, and one of {root} runs here now: close this one, "
+                    "and call ringlog.connect() again"
+                )
+            self._controller = controller
+        return find_actor(ROUTER)
 
     def await_leaders(self, timeout_s: float) -> None:
         """Wait until every shard is led. Raises `Unavailable`, saying which is not and why."""

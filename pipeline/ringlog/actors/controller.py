@@ -40,6 +40,8 @@ REPLACE_S = 60.0
 """How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
 MOVE_S = 30.0
 """How long an actor that moves may take until nobody counts on what it has. Then it stays."""
+MOVE_AGAIN_S = 30.0
+"""How long nobody moves after a move that came to nothing: each takes every shard of the actor two epochs."""
 GATHER_S = 30.0
 """How long an actor that begins anew may take until it answers."""
 ACCEPT_LOSS_DEADLINE_S = 150.0
@@ -75,6 +77,7 @@ class Controller:
         self._leaving: Collection[str] = ()
         self._move: Move | None = None
         self._move_until = 0.0
+        self._next_move_at = 0.0
         self._trouble: dict[str, str] = {}
         self._tries = Tries()
         self._closed = threading.Event()
@@ -270,6 +273,7 @@ class Controller:
         if now > self._move_until or self._leaving or any(name not in statuses for name in self._reconciler.actors):
             _logger.warning("%s does not move now: somebody is away, or it takes too long", move.actor)
             self._move = move = None
+            self._next_move_at = now + MOVE_AGAIN_S
         return move
 
     def _carry_out(self, this: Try, move: Move) -> None:
@@ -279,6 +283,7 @@ class Controller:
             _logger.info("%s begins anew on %s", move.actor, move.to.host)
         except Exception as error:  # noqa: BLE001  (shown in the log; where it is away now, it is brought back)
             _logger.warning("%s could not be moved: %s", move.actor, error)
+            self._next_move_at = time.monotonic() + MOVE_AGAIN_S
         finally:
             self._move = None
             self._tries.end(this)
@@ -430,7 +435,7 @@ class Controller:
             self._closed.wait(NODES_S)
 
     def _next_move(self, now: float) -> Move | None:
-        if not self._reconciler.calm(now, PARTING_S):
+        if now < self._next_move_at or not self._reconciler.calm(now, PARTING_S):
             return None
         move = self._household.next_move(self._reconciler.groups())
         self._move_until = now + MOVE_S

@@ -232,7 +232,7 @@ class ShardHost:
             self._closing = True
             self._changed.notify_all()
         self._archiver.close()
-        self._followers.close()
+        self._inbox.hand(self._followers.close)
         self._inbox.close()
         for link in self._links.values():
             link.close()

@@ -114,10 +114,11 @@ def stop() -> None:
 
 def _use(transport: RayTransport) -> Pipeline:
     global _current
+    pipeline = Pipeline(transport)
     with _lock:
-        left, _current = _current, Pipeline(transport)
-        _close(left)
-        return _current
+        left, _current = _current, pipeline
+    _close(left)
+    return pipeline
 
 
 def _close(pipeline: Pipeline | None) -> None:
@@ -135,9 +136,11 @@ def _leave() -> None:
     Registered after `logging` and Ray were imported, so it runs before they leave.
     """
     global _current
-    close_handlers()
-    pipeline, _current = _current, None
-    _close(pipeline)
+    try:
+        close_handlers()
+    finally:
+        pipeline, _current = _current, None
+        _close(pipeline)
 
 
 def _forget() -> None:

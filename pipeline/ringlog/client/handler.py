@@ -90,7 +90,9 @@ class LogHandler(logging.Handler):
 
     def close(self) -> None:
         """Flush and end. What is logged afterwards is dropped."""
+        self.acquire()  # whoever is emitting has put its record then
         self._ended = True
+        self.release()
         self.flush()
         if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
@@ -222,9 +224,12 @@ _handlers: weakref.WeakSet[LogHandler] = weakref.WeakSet()
 
 
 def close_handlers() -> None:
-    """Flush and close every handler of this process."""
+    """Flush and close every handler of this process, whatever becomes of one."""
     for handler in list(_handlers):
-        handler.close()
+        try:
+            handler.close()
+        except Exception as error:  # noqa: BLE001  (a subclass's own)
+            print(f"ringlog: a log handler could not be closed: {error!r}", file=sys.stderr)
 
 
 def _after_fork() -> None:

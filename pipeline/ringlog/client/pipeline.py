@@ -212,7 +212,8 @@ class Pipeline:
             return
         self._closed = True
         try:
-            self.flush_client(timeout_s)
+            if not self._sender.is_over:
+                self.flush_client(timeout_s)
         finally:
             self._sender.close()
             self._reads.shutdown(wait=False)

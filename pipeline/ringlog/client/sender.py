@@ -92,7 +92,7 @@ class Sender:
         self._refreshed = time.monotonic()
         self._refreshing = False
         self._fetching: threading.Thread | None = None  # the newest
-        self._awaiting: list[Callable[[], None]] = []  # what is tried again with the next routes
+        self._awaiting: list[tuple[Submission, Callable[[], None]]] = []  # what is tried again with the next routes
         self._producers: defaultdict[str, dict[str, Producer]] = defaultdict(dict)  # of each shard, by name
         self._dials: dict[str, _Dial] = {}  # of each shard the newest, until its stream ends
         self._connections: dict[str, Connection] = {}
@@ -107,7 +107,8 @@ class Sender:
         self._over: str | None = None  # why nothing is sent any more
         # What a user hangs on a future may take long, or call back: it holds up nothing here.
         self._settled: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._keep_telling, name="ringlog-told", daemon=True).start()
+        self._teller = threading.Thread(target=self._keep_telling, name="ringlog-told", daemon=True)
+        self._teller.start()
         self._inbox = Inbox("ringlog-sender", self._tick, self._wake, self._fail)
 
     @property
@@ -152,10 +153,17 @@ class Sender:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything submitted so far is settled, whatever comes meanwhile; False when time ran out."""
+        deadline = time.monotonic() + timeout_s
         self._inbox.hand(lambda: self._pack(self._batcher.take()))
         with self._room:
             waited_for = set(self._unsettled)
-            return self._room.wait_for(lambda: waited_for.isdisjoint(self._unsettled), timeout_s)
+            if not self._room.wait_for(lambda: waited_for.isdisjoint(self._unsettled), timeout_s):
+                return False
+        if threading.current_thread() is self._teller:
+            return True  # what a user hung on a future waits here, and the futures after it wait for that
+        told = threading.Event()
+        self._settled.put(told.set)
+        return told.wait(max(0.0, deadline - time.monotonic()))
 
     def refresh(self) -> Routes:
         """Fetch the newest routes now, from the calling thread."""
@@ -164,7 +172,8 @@ class Sender:
         return routes
 
     def close(self) -> None:
-        """Send nothing any more; whoever still waits is told that the outcome is not known."""
+        """Send nothing any more. Whoever still waits is told: not stored, where nothing was sent, or not known."""
+        self._inbox.hand(self._give_up)
         self._inbox.close()
         self._end("was closed")
         self._settled.put(None)
@@ -216,7 +225,7 @@ class Sender:
         ]
         submission.open = len(pieces)
         if not pieces:
-            self._settle(submission)
+            self._settle(submission, None)
         for shard, piece in pieces:
             caller = _Piece(submission, piece.num_rows)
             self._pack(list(self._batcher.add((shard, acks, submission.timeout_s), piece, caller, now)))
@@ -225,10 +234,10 @@ class Sender:
 
     def _await_leaders(self, error: Unavailable, submission: Submission, again: Callable[[], None]) -> None:
         if time.monotonic() >= submission.deadline:
-            submission.error = copy.copy(error)
-            self._settle(submission)
+            self._settle(submission, copy.copy(error))
             return
-        self._refresh(NEWER_S, again)
+        self._awaiting.append((submission, again))
+        self._refresh(NEWER_S)
 
     def _measure(self, batch: pa.RecordBatch, keys: Keys) -> None:
         """What each key brings, for the router's bounded loads; proportional to its records is near enough."""
@@ -284,7 +293,7 @@ class Sender:
         def open_stream() -> None:
             try:
                 connection: Connection | None = self._transport.connect(dial.leading, self._received, closed)
-            except Unavailable as error:
+            except Exception as error:  # noqa: BLE001  (whatever gRPC raises: it is dialled again)
                 _logger.debug("%s: %s", shard, error)
                 connection = None
             self._inbox.put(lambda: self._connected(shard, dial, connection))
@@ -340,51 +349,49 @@ class Sender:
                 connection.send(encode(submit))
             if any(map(len, self._producers[shard].values())):
                 self._owing_since.setdefault(shard, time.monotonic())
-        for pieces, result in step.results:
+        self._conclude(shard, step.results)
+        if step.routes:
+            self._refresh(NEWER_S)
+
+    def _conclude(self, shard: str, results: list[tuple[Any, Acknowledged | RinglogError]]) -> None:
+        for pieces, result in results:
             start = result.start if isinstance(result, Acknowledged) else 0
             for piece in pieces:
                 if isinstance(result, Acknowledged):
                     piece.submission.parts.append(Part(shard, result.epoch, start, start + piece.rows))
                     start += piece.rows
-                elif piece.submission.error is None or not isinstance(result, Overloaded | Unavailable):
+                elif piece.submission.error is None or isinstance(result, OutcomeUnknown):
                     # Of several, "may be stored" is the one to be told. Each caller raises one of its own.
                     piece.submission.error = copy.copy(result)
                 piece.submission.open -= 1
                 if piece.submission.open == 0:
-                    self._settle(piece.submission)
-        if step.routes:
-            self._refresh(NEWER_S)
+                    self._settle(piece.submission, piece.submission.error)
 
-    def _settle(self, submission: Submission) -> None:
-        if submission.awaited:
-            self._tell(submission, submission.error)
-        else:
-            self._settled.put(partial(self._tell, submission, submission.error))
-
-    def _keep_telling(self) -> None:
-        """In a thread that nobody waits for: what it runs is the users'."""
-        while (tell := self._settled.get()) is not None:
-            tell()
-
-    def _tell(self, submission: Submission, error: RinglogError | None) -> None:
+    def _settle(self, submission: Submission, error: RinglogError | None) -> None:
         with self._room:
             if submission not in self._unsettled:
-                return  # it was told just before all was over
+                return  # all is over, and it was told so
             self._unsettled.discard(submission)
             self._held_bytes -= submission.nbytes
             self._room.notify_all()
-        if error is not None:
-            submission.future.set_exception(_of_all(error, submission.parts))
+        if submission.awaited:
+            _tell(submission, error)
         else:
-            submission.future.set_result(submission.parts)
+            self._settled.put(partial(_tell, submission, error))
 
-    def _refresh(self, wait_s: float, then: Callable[[], None] | None = None) -> None:
+    def _keep_telling(self) -> None:
+        """In a thread that nobody waits for: what it runs is the users', and what they raise is theirs."""
+        while (tell := self._settled.get()) is not None:
+            try:
+                tell()
+            except BaseException:
+                _logger.exception("what hangs on a future of submit_logs raised this")
+
+    def _refresh(self, wait_s: float) -> None:
         """Fetch routes from a thread that may wait ``wait_s`` for newer ones; producers without a connection get one.
 
         One fetch is under way at a time, however many wait for it.
         """
-        if then is not None:
-            self._awaiting.append(then)
         if self._refreshing:
             return
         self._refreshing = True
@@ -395,7 +402,7 @@ class Sender:
             routes: Routes | None = None
             try:
                 routes = self._transport.routes(sent, known, wait_s)
-            except RinglogError as error:
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
                 _logger.debug("no routes now: %s", error)
                 threading.Event().wait(RETRY_S)
             self._inbox.put(lambda: self._refetched(routes))
@@ -413,8 +420,8 @@ class Sender:
             if len(producer) and (producer.leader_epoch is None or not dialled):
                 self._connect(shard)
         awaiting, self._awaiting = self._awaiting, []
-        for then in awaiting:
-            then()
+        for _, again in awaiting:
+            again()
 
     def _leave(self, shard: str, producer: Producer) -> None:
         """It is retired: what is surely not stored there goes to another shard, what may be is told so."""
@@ -429,8 +436,19 @@ class Sender:
 
     def _fail(self, error: BaseException) -> None:
         """An event raised what nothing foresees: nothing more is sent."""
-        _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
         self._end(f"has failed ({error})")
+        _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
+
+    def _give_up(self) -> None:
+        """The last event of a sender that closes: what was never sent is surely not stored."""
+        unsent = Unavailable("the pipeline was closed before these records were sent")
+        for submission, _ in self._awaiting:
+            self._settle(submission, copy.copy(unsent))
+        for (shard, _, _), group in self._batcher.take():
+            self._conclude(shard, [([caller for _, caller in group.pieces], unsent)])
+        for shard, producer in self._each():
+            step, clean = producer.retired()
+            self._conclude(shard, [*step.results, *((batch.caller, unsent) for batch in clean)])
 
     def _end(self, why: str) -> None:
         """Take nothing any more; whoever waits is told what can be known."""
@@ -443,7 +461,7 @@ class Sender:
                 f"the pipeline {why} before these records were acknowledged: they may be stored. Look with "
                 "ringlog.sql() before submitting them again"
             )
-            self._settled.put(partial(self._tell, submission, error))
+            self._settle(submission, error)
 
     def _take_routes(self, routes: Routes) -> None:
         if routes.replaces(self._routes):
@@ -455,6 +473,13 @@ class Sender:
             leading = self._routes.leaders.get(shard)
             if leading is not None and producer.leader_epoch is not None and leading.epoch > producer.leader_epoch:
                 self._connect(shard)  # a leader that was stopped keeps its streams, and says nothing
+
+
+def _tell(submission: Submission, error: RinglogError | None) -> None:
+    if error is not None:
+        submission.future.set_exception(_of_all(error, submission.parts))
+    else:
+        submission.future.set_result(submission.parts)
 
 
 def _of_all(error: RinglogError, parts: list[Part]) -> RinglogError:

@@ -149,10 +149,14 @@ class Reconciler:
         return len(self._answering(shard, statuses) - {actor}) >= self._quorum
 
     def _answering(self, shard: str, statuses: Statuses) -> set[str]:
-        """The members with which the shard's leader opened that answer as who they were then; without a quorum of them
-        it acknowledges nothing."""
+        """The members with which the shard's leader opened that answer as who they were then."""
         members = _members(shard, statuses)
         return {actor for actor, member in members.items() if _replica(shard, statuses.get(actor)) == member["id"]}
+
+    def _is_stalled(self, shard: str, statuses: Statuses) -> bool:
+        """Whether too few of the leader's members answer for an acknowledgement, and enough for a take-over."""
+        enough = seals_needed(len(_members(shard, statuses)), self._quorum)
+        return enough <= len(self._answering(shard, statuses)) < self._quorum
 
     def forced(self, shard: str, statuses: Statuses) -> TakeOver:
         """The take-over of ``shard`` that an operator asks for. Raises `Unavailable` where too few could join it."""
@@ -205,7 +209,7 @@ class Reconciler:
         everybody = len(keepers) == len(wished) and going >= {*wished} - {*keepers}
         if leaves or moving in members:
             ready = True
-        elif leader is not None and len(self._answering(shard, statuses)) >= self._quorum:
+        elif leader is not None and not self._is_stalled(shard, statuses):
             ready = waited >= (COMPLETING_S if everybody else PATIENCE_S)
         elif _promised(shard, statuses) == 0:
             ready = waited >= PATIENCE_S or everybody

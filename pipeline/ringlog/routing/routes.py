@@ -119,7 +119,9 @@ class Routes:
         committed, weights, loads, pins = (plain[name] for name in ("committed", "weights", "loads", "pins"))
         retiring = tuple(plain["retiring"])
         shards = tuple(plain["shards"])
-        return cls(plain["version"], shards, leaders, committed, weights, loads, pins, retiring, plain["router"])
+        return cls(
+            plain["version"], shards, leaders, committed, weights, loads, pins, retiring, plain.get("router", "")
+        )
 
 
 @dataclass(frozen=True)
