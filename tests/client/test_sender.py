@@ -352,6 +352,7 @@ def test_a_closed_pipeline_takes_nothing_and_leaves_nobody_waiting() -> None:
     with pytest.raises(ringlog.OutcomeUnknown, match="before submitting them again"):
         waiting.result(20)
     assert pipeline.is_over
+    pipeline.flush(timeout_s=20)
     for wait in (True, False):
         with pytest.raises(ringlog.Unavailable, match="was closed.*connect again"):
             pipeline.submit_logs({"body": "y"}, wait=wait)

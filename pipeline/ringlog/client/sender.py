@@ -159,8 +159,8 @@ class Sender:
             waited_for = set(self._unsettled)
             if not self._room.wait_for(lambda: waited_for.isdisjoint(self._unsettled), timeout_s):
                 return False
-        if threading.current_thread() is self._teller:
-            return True  # what a user hung on a future waits here, and the futures after it wait for that
+        if self._over is not None or threading.current_thread() is self._teller:
+            return True  # nobody tells any more; or it is a user's callback that waits here, and its thread tells
         told = threading.Event()
         self._settled.put(told.set)
         return told.wait(max(0.0, deadline - time.monotonic()))
@@ -177,9 +177,8 @@ class Sender:
         self._inbox.close()
         self._end("was closed")
         self._settled.put(None)
-        if (
-            self._fetching is not None
-        ):  # a call of Ray's that is left behind ends a process that leaves Ray, with code 1
+        if self._fetching is not None:
+            # A call of Ray's that is left behind ends a process that leaves Ray, with code 1.
             self._fetching.join(FETCH_ENDS_S)
         for connection in self._connections.values():
             connection.close()
