@@ -15,6 +15,7 @@ from ringlog.client.transport import Connection, MemoryTransport, OnFrame
 from ringlog.routing import Leading, Routes
 from ringlog.settings import Settings
 from ringlog.wire import Declined, decode, encode
+from ringlog.wire.frames import Reason
 
 
 class Silent:
@@ -403,18 +404,20 @@ class HalfInvalid(MemoryTransport):
     """The second of two batches is refused before the first is acknowledged."""
 
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
-        return Hasty(on_frame)
+        return Declining(on_frame, "invalid", first=1)
 
 
-class Hasty(Silent):
-    def __init__(self, on_frame: OnFrame) -> None:
-        self._on_frame = on_frame
+class Declining(Silent):
+    """It answers nothing to the batches before sequence ``first``, and declines the others."""
+
+    def __init__(self, on_frame: OnFrame, reason: Reason, first: int = 0) -> None:
+        self._on_frame, self._reason, self._first = on_frame, reason, first
 
     def send(self, frame: bytes) -> None:
         submit = decode(frame)
-        if submit.sequence == 1:
+        if submit.sequence >= self._first:
             named = (submit.shard, submit.producer, submit.producer_epoch, submit.sequence)
-            self._on_frame(memoryview(encode(Declined(*named, "invalid", "it is no batch"))))
+            self._on_frame(memoryview(encode(Declined(*named, self._reason, f"this is {self._reason}"))))
 
 
 def test_who_is_refused_in_part_while_the_rest_is_on_its_way_is_told_that_it_may_be_stored() -> None:
@@ -463,17 +466,7 @@ class HalfAway(MemoryTransport):
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
         if leading.shard == "shard-0":
             return super().connect(leading, on_frame, on_closed)
-        return Refusing(on_frame)
-
-
-class Refusing(Silent):
-    def __init__(self, on_frame: OnFrame) -> None:
-        self._on_frame = on_frame
-
-    def send(self, frame: bytes) -> None:
-        submit = decode(frame)
-        named = (submit.shard, submit.producer, submit.producer_epoch, submit.sequence)
-        self._on_frame(memoryview(encode(Declined(*named, "overloaded", "it is full"))))
+        return Declining(on_frame, "overloaded")
 
 
 def test_each_caller_has_an_error_of_its_own_that_names_its_own_parts() -> None:
@@ -482,7 +475,7 @@ def test_each_caller_has_an_error_of_its_own_that_names_its_own_parts() -> None:
     sent = [pipeline.submit_logs(everywhere, wait=False, timeout_s=0.5) for _ in range(5)]
     errors = [future.exception(20) for future in sent]
     assert {type(error) for error in errors} == {ringlog.OutcomeUnknown}, "some records of each are stored"
-    assert all("it is full" in str(error) for error in errors)
+    assert all("this is overloaded" in str(error) for error in errors)
     assert len({id(error) for error in errors}) == len(errors)
     named = [re.findall(r"shard-0 \[(\d+), (\d+)\)", str(error)) for error in errors]
     assert all(len(parts) == 1 for parts in named), named

@@ -383,7 +383,7 @@ class Sender:
         while (tell := self._settled.get()) is not None:
             try:
                 tell()
-            except BaseException:
+            except BaseException:  # also SystemExit: whoever waits for a later future must be told
                 _logger.exception("what hangs on a future of submit_logs raised this")
 
     def _refresh(self, wait_s: float) -> None:

@@ -136,9 +136,7 @@ class Reconciler:
         found: list[tuple[str, str, int]] = []
         for shard in self.shards:
             leader, members, wished = leader_of(shard, statuses), _members(shard, statuses), self.wished(shard)
-            if leader is None or not {*members} >= {*wished}:
-                continue
-            if any(_replica(shard, statuses.get(actor)) != members[actor]["id"] for actor in wished):
+            if leader is None or not self._answering(shard, statuses) >= {*wished}:
                 continue
             epoch = statuses[leader]["leading"][shard]["epoch"]
             keeping = [actor for actor, status in statuses.items() if shard in status["keeping"]]

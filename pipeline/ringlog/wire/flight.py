@@ -243,7 +243,7 @@ class Stream:
                 self._on_frame(memoryview(self._reader.read_chunk().app_metadata))
         except (StopIteration, pa.ArrowException, OSError):
             pass
-        except Exception:
+        except Exception:  # whoever holds this stream must hear that nobody reads it any more
             _logger.exception("an answer of %s does not read: the stream is given up", self._location)
             self._reader.cancel()
         self._outgoing.close()
