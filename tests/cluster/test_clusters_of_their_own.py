@@ -11,6 +11,7 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import polars as pl
@@ -53,15 +54,21 @@ def test_shard_actors_that_outlived_the_pipeline_of_another_root_are_not_taken_f
     def record(root: str) -> str:
         return read_pipeline(open_store(str(tmp_path / root), {}))[0].id
 
+    def actors() -> dict[str, Any]:
+        names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+        return {name: ray.get_actor(name, namespace=NAMESPACE) for name in names}
+
     with local_ray():
         ringlog.start(str(tmp_path / "one"), **folders)
         ringlog.submit_logs([{"body": "one", "service": "s"}])
-        left = {actor["pid"] for actor in ringlog.status()["actors"].values()}
+        left = actors()
+        assert {"router", "housekeeper", "shard-0"} < set(left)
         ray.kill(ray.get_actor("controller", namespace=NAMESPACE), no_restart=True)
         ringlog.start(str(tmp_path / "two"), **folders)
         found = ringlog.status()["actors"].values()
         assert {actor["pipeline"] for actor in found} == {record("two")} != {record("one")}
-        assert not left & {actor["pid"] for actor in found}
+        came = actors()
+        assert not [name for name, actor in left.items() if came.get(name) == actor]
         ringlog.submit_logs([{"body": "two", "service": "s"}])
         assert ringlog.sql("SELECT body FROM logs").fetchall() == [("two",)]
         chosen = Settings(root=str(tmp_path / "two"), journal_dir=folders["journal_dir"]).public()

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from ringlog.actors import gcs
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
 from ringlog.actors.household import DECIDED_DEADLINE_S, Household, read_plan
 from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
@@ -25,7 +26,6 @@ from ringlog.actors.remote import (
     make_actor,
 )
 from ringlog.actors.router import Router
-from ringlog.actors.secret import data_plane_token
 from ringlog.control import condition_of
 from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
 from ringlog.metadata import MetadataStore, open_store, read_decided
@@ -36,6 +36,8 @@ from ringlog.storage import Table
 
 CONTROLLER, ROUTER, HOUSEKEEPER = "controller", "router", "housekeeper"
 START_DEADLINE_S = 60.0
+END_DEADLINE_S = 10.0
+"""How long the names of actors that were ended may stay."""
 ROUTES_DEADLINE_S = 3.0
 """How long the router may be silent, beyond what it was asked to wait."""
 HOUSEKEEPING_LOOK_S = 5.0
@@ -82,15 +84,37 @@ class _ControllerActor(Controller):
         settings = Settings(**chosen)
         self._pipeline = pipeline
         self._chosen = dict(chosen)
+        try:
+            _end_actors_of_others(pipeline)
+            token = gcs.data_plane_token(pipeline)
+        except Unavailable as error:
+            end_process(error)  # Ray starts again whoever ends, but not whom an exception kept from beginning
         household = Household(settings, pipeline, self._chosen)
         options = {**ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
         router = make_actor(Router, ROUTER, options, settings.rebalance_interval_s)
         make_actor(_HousekeeperActor, HOUSEKEEPER, {"scheduling_strategy": "SPREAD"}, self._chosen)
-        super().__init__(settings.replicas, settings.quorum, household, router, data_plane_token())
+        super().__init__(settings.replicas, settings.quorum, household, router, token)
         self.begin()
 
-    def chosen(self) -> dict[str, Any]:
-        return {**self._chosen, "shards": self.shards_wanted() or self._chosen["shards"]}
+    def describe(self) -> dict[str, Any]:
+        """The pipeline's id, and its settings."""
+        chosen = {**self._chosen, "shards": self.shards_wanted() or self._chosen["shards"]}
+        return {"pipeline": self._pipeline, "settings": chosen}
+
+
+def _end_actors_of_others(pipeline: str) -> None:
+    """End what outlived a pipeline of another root here: it would answer under the names of this one's actors."""
+    if gcs.owner() == pipeline:
+        return
+    deadline = time.monotonic() + END_DEADLINE_S
+    pause = threading.Event()
+    while others := set(_names()) - {CONTROLLER}:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"these do not end: {', '.join(sorted(others))}")
+        for name in others:
+            _end(name)
+        pause.wait(_POLL_S)
+    gcs.own(pipeline)
 
 
 def _housekeeping_trouble() -> str | None:
@@ -208,9 +232,10 @@ class Cluster:
         self._controller = controller
         self._router: RemoteActor | None = None
         self._lost_router = False
-        chosen = controller.call("chosen", timeout_s=START_DEADLINE_S)
-        self.settings = Settings(**chosen)
-        self.token = data_plane_token()
+        found = controller.call("describe", timeout_s=START_DEADLINE_S)
+        self._pipeline: str = found["pipeline"]
+        self.settings = Settings(**found["settings"])
+        self.token = gcs.data_plane_token(self._pipeline)
         self._store: MetadataStore | None = None
 
     def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> dict[str, Any]:
@@ -229,11 +254,11 @@ class Cluster:
         """The router of this pipeline, also after that was ended and started again. Raises `Unavailable`."""
         if self._lost_router:
             controller = find_actor(CONTROLLER)
-            root = controller.call("chosen", timeout_s=ROUTES_DEADLINE_S)["root"]
-            if root != self.settings.root:
+            found = controller.call("describe", timeout_s=ROUTES_DEADLINE_S)
+            if found["pipeline"] != self._pipeline:
                 raise Unavailable(
-                    f"the pipeline of {self.settings.root} has ended, and one of {root} runs here now: close this one, "
-                    "and call ringlog.connect() again"
+                    f"the pipeline of {self.settings.root} has ended, and one of {found['settings']['root']} runs here "
+                    "now: close this one, and call ringlog.connect() again"
                 )
             self._controller = controller
         return find_actor(ROUTER)
@@ -304,9 +329,14 @@ class Cluster:
         """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
         self._controller.call("close", timeout_s=START_DEADLINE_S)
         _end(CONTROLLER)  # first: it would bring the others back
-        for found in ray.util.list_named_actors(all_namespaces=True):  # also those that it did not know of yet
-            if found["namespace"] == NAMESPACE:
-                _end(found["name"])
+        for name in _names():  # also those that it did not know of yet
+            _end(name)
+
+
+def _names() -> list[str]:
+    """The actors of pipelines in this Ray cluster."""
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [one["name"] for one in found if one["namespace"] == NAMESPACE]
 
 
 def _end(name: str) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import ray
 from ray.util import get_node_ip_address
 
+from ringlog.actors.gcs import data_plane_token
 from ringlog.actors.homes import Homes, Kept
 from ringlog.actors.memory import keep_memory
 from ringlog.actors.participants import Place
 from ringlog.actors.remote import NAMESPACE, RemoteActor, end_process, log_with_times, make_actor
-from ringlog.actors.secret import data_plane_token
 from ringlog.actors.shard import ShardHost
 from ringlog.control import Plan, plan_of, shard_names
 from ringlog.control.homes import Move
@@ -45,7 +45,7 @@ class _ShardActor:
             settings,
             _journals_of(settings, pipeline) / actor,
             open_store(settings.root, settings.storage_options(), settings.metadata),
-            data_plane_token(),
+            data_plane_token(pipeline),
             get_node_ip_address(),
             end_process,
         )
