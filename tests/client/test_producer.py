@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ringlog.client.producer import GAP_PAUSE_S, OVERLOAD_PAUSE_S, WINDOW, Batch, Producer, Step
-from ringlog.errors import InvalidRecord, OutcomeUnknown, Overloaded, Unavailable
+from ringlog.errors import InvalidRecord, OutcomeUnknown, Overloaded, RinglogError, Unavailable
 from ringlog.replication import Evicted, Expected, Known, New, ProducerTable, Submit, Superseded
 from ringlog.replication.messages import Entry
 from ringlog.wire import Acknowledged, Declined
@@ -109,6 +109,44 @@ def test_one_that_was_never_sent_is_told_that_it_is_not_stored() -> None:
     one.submit(batch("a", deadline=5.0), 0.0)
     assert errors(one.tick(6.0)) == {"a": Unavailable}
     assert sent(one.connected(1, 0, 7.0)) == []
+
+
+def reason(one: Producer, now: float) -> RinglogError:
+    """What one is told that comes now, is not sent, and whose time is up at once."""
+    assert one.submit(batch("late", deadline=now), now).send == []
+    ((caller, why),) = one.tick(now).results
+    assert caller == "late"
+    assert isinstance(why, RinglogError)
+    return why
+
+
+def test_who_is_not_sent_is_told_that_the_window_is_full_only_while_there_is_a_leader() -> None:
+    one = Producer(SHARD, "p")
+    assert "no leader" in str(reason(one, 1.0))
+    one = connected(*map(str, range(WINDOW)))
+    assert "not acknowledged" in str(reason(one, 1.0))
+    one.disconnected()
+    assert "no leader" in str(reason(one, 2.0))
+    one.connected(2, 0, 3.0)
+    assert "not acknowledged" in str(reason(one, 3.0))
+    one.declined(declined(0, "fenced"), 4.0)
+    assert "no leader" in str(reason(one, 4.0))
+
+
+def test_an_overload_is_the_reason_until_it_is_over() -> None:
+    one = connected(*map(str, range(WINDOW)))
+    one.declined(declined(1, "overloaded"), 1.0)
+    one.acknowledged(acknowledged(0), 1.0)  # it was taken before
+    assert isinstance(reason(one, 1.1), Overloaded)
+    one.submit(batch("one more"), 1.1)
+    one.tick(1.0 + OVERLOAD_PAUSE_S)
+    assert isinstance(reason(one, 2.0), Overloaded), "what it declined was sent again, and nothing is known of that"
+    one.acknowledged(acknowledged(1), 2.0)
+    one.submit(batch("and one more"), 2.0)
+    assert "not acknowledged" in str(reason(one, 2.0))
+    one.declined(declined(2, "overloaded"), 3.0)
+    one.disconnected()
+    assert "no leader" in str(reason(one, 3.0))
 
 
 def test_a_rejected_producer_begins_anew_with_what_was_surely_not_stored() -> None:

@@ -186,6 +186,23 @@ def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     killed(opened(tmp_path))
 
 
+def test_an_open_that_fails_lets_go_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that could not open it can, once what was wrong is put right."""
+    monkeypatch.setattr(journal, "LOCK_WAIT_S", 0.1)
+    before = written(tmp_path, 2)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "_write_state", fail)
+        with pytest.raises(OSError, match="No space left"):
+            opened(tmp_path)
+    with pytest.raises(ConfigurationError, match="shard-9"):
+        Journal(tmp_path, "shard-9", "group", 10**6)
+    assert opened_state(tmp_path) == before
+
+
 @pytest.mark.parametrize("fsync", ["interval", "never"])
 def test_without_group_fsync_a_reboot_makes_it_somebody_new(
     tmp_path: Path, fsync: Fsync, monkeypatch: pytest.MonkeyPatch

@@ -206,22 +206,32 @@ class Pipeline:
     def close(self, timeout_s: float = EXIT_DEADLINE_S) -> None:
         """Send what waits and let go; the pipeline runs on.
 
-        Raises `Unavailable` for what is not acknowledged in ``timeout_s``: its futures get `OutcomeUnknown`.
+        Raises `Unavailable` when something is not acknowledged in ``timeout_s``. It is given up then: its futures get
+        `OutcomeUnknown`, or `Unavailable` where they are surely not stored.
         """
         if self._closed:
             return
         self._closed = True
         try:
-            if not self._sender.is_over:
-                self.flush_client(timeout_s)
+            acknowledged = self._sender.is_over or self._sender.flush(timeout_s)
         finally:
             self._sender.close()
             self._reads.shutdown(wait=False)
+        if not acknowledged:
+            raise Unavailable(
+                f"some records were not acknowledged in {timeout_s:g} s and are not retried any more: their futures "
+                "end as `OutcomeUnknown`, or as not stored"
+            )
 
     def stop(self) -> None:
-        """End the pipeline for everybody. What is not archived waits in the journals for the next start."""
-        self.close()
-        self._transport.stop()
+        """End the pipeline for everybody. What is not archived waits in the journals for the next start.
+
+        Raises `Unavailable` like `close`, once the pipeline has ended.
+        """
+        try:
+            self.close()
+        finally:
+            self._transport.stop()
 
     def __enter__(self) -> Pipeline:
         return self

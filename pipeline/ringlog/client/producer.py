@@ -62,7 +62,7 @@ class Producer:
         self._paused_until: float | None = None
         self._committed = 0  # how far the shard is known to be committed
         self._since = 0  # how far it was when this epoch began
-        self._reason: RinglogError = Unavailable(f"{shard} could not be reached")
+        self._overload: Overloaded | None = None  # until it is over: something is acknowledged after the pause
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._waiting)
@@ -80,8 +80,7 @@ class Producer:
         self._lost()
         self._committed = committed
         self.leader_epoch = leader_epoch
-        self._reason = Unavailable(f"{self.shard} has not answered {WINDOW} batches that were sent before these")
-        self._paused_until = None
+        self._overload = self._paused_until = None
         return Step(send=list(self._sendable(now)))
 
     def disconnected(self) -> Step:
@@ -96,6 +95,8 @@ class Producer:
         if batch is None:
             return Step()
         self._pending.remove(batch)
+        if self._paused_until is None:
+            self._overload = None
         step = Step(send=list(self._sendable(now)))
         if not batch.told:
             step.results.append((batch.caller, message))
@@ -111,10 +112,9 @@ class Producer:
             batch.doubtful |= message.reason == "unknown"
             self._lost()
             self.leader_epoch = None
-            self._reason = Unavailable(f"{self.shard} has no leader that answers: {message.message}")
             return Step(routes=True)
         if message.reason == "overloaded":
-            self._reason = Overloaded(f"{message.message}; it is archiving as fast as it can", OVERLOAD_PAUSE_S * 4)
+            self._overload = Overloaded(f"{message.message}; it is archiving as fast as it can", OVERLOAD_PAUSE_S * 4)
             self._pause(now + OVERLOAD_PAUSE_S)
             return Step()
         if message.reason == "expected" and message.sequence_expected >= self._pending[0].sequence:
@@ -171,7 +171,7 @@ class Producer:
             self._give_up(clean, now, step)
         expired = [batch for batch in self._waiting if batch.deadline <= now]
         if expired:
-            step.results.extend((batch.caller, self._reason) for batch in expired)
+            step.results.extend((batch.caller, self._reason()) for batch in expired)
             self._waiting = deque(batch for batch in self._waiting if batch.deadline > now)
         step.send.extend(self._sendable(now))
         return step
@@ -227,7 +227,7 @@ class Producer:
     def _give_up(self, clean: Batch, now: float, step: Step) -> None:
         """``clean`` was surely not stored; so nothing with a later sequence was, and those may go under a new epoch."""
         if not clean.told:
-            step.results.append((clean.caller, self._reason))
+            step.results.append((clean.caller, self._reason()))
         for batch in self._pending:
             if batch.sequence >= clean.sequence:
                 batch.on_its_way = batch.doubtful = False
@@ -254,6 +254,17 @@ class Producer:
             self._waiting.appendleft(batch)
         step.send.extend(self._sendable(now))
         return step
+
+    def _reason(self) -> RinglogError:
+        """Why a batch whose time is up could not be stored."""
+        if self.leader_epoch is None:
+            return Unavailable(
+                f"{self.shard} has no leader that answers: look at `ringlog status`, and submit again later"
+            )
+        return self._overload or Unavailable(
+            f"{self.shard} has not acknowledged the batches that were sent before these, and takes {WINDOW} at a time: "
+            "submit again later"
+        )
 
     def _unknown(self) -> OutcomeUnknown:
         return OutcomeUnknown(

@@ -62,7 +62,7 @@ class Journal:
     """The journal in ``folder``, made where there is none. One process at a time; not thread-safe.
 
     Raises `ConfigurationError` when another process holds the folder or it is another shard's, and `OSError` from the
-    disk.
+    disk; whatever it raises, it holds the folder no more.
     """
 
     def __init__(self, folder: Path, shard: str, fsync: Fsync, file_bytes_max: int) -> None:
@@ -80,7 +80,11 @@ class Journal:
         self._kept: dict[str, Any] = {}
         self._end = 0
         self._log: list[Entry] = []
-        self._load(shard, fsync)
+        try:
+            self._load(shard, fsync)
+        except BaseException:
+            os.close(self._lock)  # or the next try of this process would find the folder in use
+            raise
 
     @property
     def state(self) -> ReplicaState:
