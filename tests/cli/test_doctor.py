@@ -14,6 +14,8 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from cli.test_status import FORBIDDEN, LOST, SHOWN_FORBIDDEN, WAITS, shard
+from cli.test_status import found as status
 from etcd import Etcd
 from local_server import free_ports
 from ringlog.actors import environment
@@ -272,6 +274,8 @@ def test_a_pipeline_in_trouble() -> None:
             "shards": {"shard-0": shard},
             "actors": {"shard-0": actor},
             "housekeeping_trouble": housekeeping,
+            "plan_trouble": None,
+            "away": {},
         }
         return {finding.name: finding.state for finding in ray.pipeline(status)}
 
@@ -280,6 +284,30 @@ def test_a_pipeline_in_trouble() -> None:
     assert looked("unavailable")["pipeline"] == "fail"
     assert looked("complete", trouble="the bucket is away")["archive"] == "fail"
     assert looked("complete", housekeeping="a segment does not read back")["archive"] == "warn"
+
+
+def test_what_keeps_the_controller_from_its_part_is_found() -> None:
+    def looked(**known: Any) -> Finding:
+        return next(ray.pipeline(status(**known)))
+
+    assert looked(shard_0=shard()).state == "ok"
+    away = looked(shard_0=shard(), plan_trouble="no answer", away={"shard-1": WAITS})
+    assert away == Finding(
+        "pipeline",
+        "warn",
+        f"complete: shard-0; whether there should be other shards by now is not known: no answer; {WAITS}",
+        "see to that: the controller then does the rest",
+    )
+    lost = looked(shard_0=LOST, away={"shard-1": WAITS})
+    assert (lost.state, lost.seen) == ("fail", f"unavailable: shard-0; {WAITS}")
+    assert lost.to_do.startswith("see to what is said first; `ringlog recover` says what is missing")
+
+
+def test_shards_that_are_not_known_are_not_well() -> None:
+    unknown, *others = ray.pipeline(status(plan_trouble=FORBIDDEN))
+    assert (unknown.state, unknown.seen) == ("fail", f"which shards there should be is not known: {SHOWN_FORBIDDEN}")
+    assert "the store answers" in unknown.to_do
+    assert [(one.name, one.state) for one in others] == [("archive", "skip"), ("data plane", "skip")]
 
 
 def test_the_command_fails_when_a_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from cli.test_status import LOST, shard, shown
+import pytest
+from typer.testing import CliRunner
+
+import ringlog
+from cli.test_status import FORBIDDEN, LOST, SHOWN_FORBIDDEN, WAITS, found, shard, shown
+from ringlog.cli import app, operate
 from ringlog.cli.operate import recovered, waiting
+from ringlog.errors import Unavailable
 from ringlog.storage import Flush, Snapshot, Table, write_segments
 from table_rows import rows
 
@@ -40,7 +47,46 @@ def test_a_new_root_has_nothing_to_recover() -> None:
 
 
 def test_what_is_not_complete_is_explained_with_the_command_that_would_accept_the_loss() -> None:
-    text = shown(*waiting({"shard-0": LOST, "shard-1": shard()}))
+    text = shown(*waiting(found(shard_0=LOST, shard_1=shard())))
     assert "shard-0 is UNAVAILABLE" in text
     assert "ringlog recover --accept-loss shard-0" in text
     assert "shard-1 is" not in text
+
+
+def test_what_keeps_the_controller_from_its_part_is_said_also_where_all_is_complete() -> None:
+    hindered = found(plan_trouble=FORBIDDEN, away={"shard-2": WAITS}, shard_0=shard())
+    assert shown(*waiting(hindered)).splitlines() == [
+        f"whether there should be other shards by now is not known: {SHOWN_FORBIDDEN}",
+        f"shard-2: {WAITS}",
+    ]
+
+
+def up(root: Path, status: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """`ringlog up` that gets no leaders: what it prints, and how it fails."""
+
+    class Running:
+        def status(self) -> dict[str, Any]:
+            return status
+
+    def start(*_: Any, **__: Any) -> None:
+        raise Unavailable("not led after 60 s")
+
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(operate.cluster, "join_ray", lambda **_: None)
+    monkeypatch.setattr(operate.cluster, "connect", Running)
+    monkeypatch.setattr(ringlog, "start", start)
+    done = CliRunner().invoke(app, ["up", "--root", str(root)])
+    assert (done.exit_code, type(done.exception)) == (1, Unavailable)
+    return done.stderr, str(done.exception)
+
+
+def test_nobody_is_told_to_wait_for_what_needs_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, error = up(tmp_path, found(shard_0=LOST), monkeypatch)
+    assert "shard-1: its shard actor does not answer" in printed
+    assert "opens the others by itself; look again with `ringlog recover`" in error
+    printed, error = up(tmp_path, found(shard_0=LOST, away={"shard-1": WAITS}), monkeypatch)
+    assert f"  {WAITS} (journal b-journal)" in printed
+    assert "opens the others once that is seen to; look again with `ringlog recover`" in error
+    printed, error = up(tmp_path, found(plan_trouble=FORBIDDEN), monkeypatch)
+    assert f"which shards there should be is not known: {SHOWN_FORBIDDEN}" in printed
+    assert "by itself" not in error

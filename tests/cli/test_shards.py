@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from cli.test_status import found, shard, shown
+from cli.test_status import FORBIDDEN, SHOWN_FORBIDDEN, found, shard, shown
 from ringlog.cli import app
 from ringlog.cli.shards import to_do, told
 from ringlog.cli.status import overview
@@ -41,6 +41,8 @@ def run(monkeypatch: pytest.MonkeyPatch, running: Running, *arguments: str) -> t
     monkeypatch.setattr("ringlog.cli.shards.cluster.connect", lambda: running)
     monkeypatch.setattr("ringlog.cli.shards._LOOK_S", 0.0)
     done = CliRunner().invoke(app, ["shards", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
     return done.exit_code, done.stdout
 
 
@@ -60,6 +62,41 @@ def test_what_is_to_be_done_is_nothing_only_when_all_is_done() -> None:
         "shard-3 ends once no shard counts on its journals"
     ]
     assert list(to_do(found(**three, shard_3=shard(condition="opening", leader=None)), 4)) == ["shard-3 is opening"]
+
+
+def test_while_it_is_not_known_which_there_should_be_nothing_is_done() -> None:
+    three = {name: one for name, one in FOUR.items() if name != "shard_3"}
+    unknown = f"is not known: {SHOWN_FORBIDDEN}"
+    assert list(to_do(found(plan_trouble=FORBIDDEN, **three), 3)) == [
+        f"whether there should be other shards by now {unknown}"
+    ]
+    assert list(to_do(found(plan_trouble=FORBIDDEN), 3)) == [
+        f"which shards there should be {unknown}",
+        "3 shards are wanted",
+    ]
+
+
+def test_shards_that_are_not_known_are_not_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in ([], ["--json"]):
+        with pytest.raises(Unavailable, match="which shards there should be is not known: it has not been read yet"):
+            run(monkeypatch, Running(found(plan_trouble="it has not been read yet")), *arguments)
+
+
+def test_an_old_number_is_shown_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    code, told = run(monkeypatch, Running(found(plan_trouble=FORBIDDEN, shard_0=shard())))
+    assert code == 0
+    assert told.splitlines() == [
+        "1 shards take records",
+        f"whether there should be other shards by now is not known: {SHOWN_FORBIDDEN}",
+    ]
+
+
+def test_it_waits_until_the_number_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = {name: one for name, one in FOUR.items() if name != "shard_3"}
+    running = Running(found(plan_trouble=FORBIDDEN), found(plan_trouble=FORBIDDEN, **three), found(**three))
+    code, told = run(monkeypatch, running, "3")
+    assert (code, told.splitlines()[-1], len(running.statuses)) == (0, "3 shards take records", 1)
 
 
 def test_it_waits_until_it_is_done_also_over_a_controller_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ringlog.cli import app
-from ringlog.cli.recover import explanation
+from ringlog.cli.recover import explained
 from ringlog.cli.status import overview
-from ringlog.errors import ConfigurationError, Conflict
+from ringlog.errors import ConfigurationError, Conflict, Unavailable
 
 
 def shard(**changes: Any) -> dict[str, Any]:
@@ -48,12 +48,20 @@ LOST = shard(
     waits_for="1 of 2 needed seals; no answer from shard-1, shard-2",
     trouble="Unavailable: gave no answer",
 )
+WAITS = "shard-1 waits for its journals, on host-b: start that node again, and nothing is lost"
+FORBIDDEN = "not allowed to read s3://[red]logs: \x1b[2Jno credentials"
+SHOWN_FORBIDDEN = FORBIDDEN.replace("\x1b", "\ufffd")
+
+SHORT = shard(condition="incomplete", missing=[{"actor": "shard-1", "id": "b", "why": "no answer"}])
+OPENING = shard(leader=None, condition="opening", waits_for="the table")
 
 
 def found(
     metadata_trouble: str | None = None,
     archive_trouble: str | None = None,
     housekeeping_trouble: str | None = None,
+    plan_trouble: str | None = None,
+    away: dict[str, str] | None = None,
     **shards: Any,
 ) -> dict[str, Any]:
     return {
@@ -63,6 +71,8 @@ def found(
         "shards": {name.replace("_", "-"): one for name, one in shards.items()},
         "actors": {"shard-0": {"archive_trouble": archive_trouble}},
         "lingering": [],
+        "plan_trouble": plan_trouble,
+        "away": away or {},
     }
 
 
@@ -112,17 +122,43 @@ def test_trouble_and_gaps_stand_below() -> None:
     assert "the table is not kept small: CorruptionError: a segment does not read back" in text
 
 
+def test_what_the_controller_cannot_do_is_one_line_each() -> None:
+    hindered = found(plan_trouble=FORBIDDEN, away={"shard-1": WAITS, "shard-2": FORBIDDEN}, shard_0=shard())
+    assert shown(overview(hindered)).splitlines()[-3:] == [
+        f"whether there should be other shards by now is not known: {SHOWN_FORBIDDEN}",
+        WAITS,
+        f"shard-2: {SHOWN_FORBIDDEN}",
+    ]
+    assert "which shards there should be is not known: no answer" in shown(overview(found(plan_trouble="no answer")))
+
+
+def test_status_in_json_is_all_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    hindered = found(plan_trouble=FORBIDDEN, away={"shard-1": WAITS})
+    monkeypatch.setattr("ringlog.status", lambda: hindered)
+    assert orjson.loads(CliRunner().invoke(app, ["status", "--json"]).stdout) == hindered
+
+
+def explanation(one: dict[str, Any], **known: Any) -> list[str]:
+    """What `ringlog recover` says where this is shard-0, line by line."""
+    return shown(*explained(found(shard_0=one, **known), ["shard-0"])).splitlines()
+
+
 def test_recover_explains_each_condition() -> None:
-    assert shown(*explanation("shard-0", shard())) == "shard-0 is led by shard-0 in epoch 3, complete\n"
-    short = shard(condition="incomplete", missing=[{"actor": "shard-1", "id": "b", "why": "no answer"}])
-    assert "with 2 members; it is completed once all answer (missing: shard-1)" in shown(*explanation("s", short))
-    opening = shard(leader=None, condition="opening", waits_for="the table")
-    assert shown(*explanation("shard-0", opening)) == "shard-0 is about to open; it waits for the table\n"
-    assert "(an accepted loss)" in shown(*explanation("shard-0", shard(gaps=[[3, 10]])))
+    assert explanation(shard()) == ["shard-0 is led by shard-0 in epoch 3, complete"]
+    (line,) = explanation(SHORT)
+    assert line.endswith("with 2 members; it is completed once all answer (missing: shard-1)")
+    assert explanation(OPENING) == ["shard-0 is about to open; it waits for the table"]
+    assert "(an accepted loss)" in explanation(shard(gaps=[[3, 10]]))[-1]
+
+
+def test_recover_says_why_an_actor_is_away_also_where_no_shard_has_it() -> None:
+    away = {"shard-1": WAITS, "shard-7": FORBIDDEN}
+    assert explanation(SHORT, away=away)[1:] == [f"  {WAITS} (journal b)", f"shard-7: {SHOWN_FORBIDDEN}"]
+    assert explanation(OPENING, away=away)[1:] == [WAITS, f"shard-7: {SHOWN_FORBIDDEN}"]
 
 
 def test_recover_says_what_an_unavailable_shard_needs_and_what_it_would_cost_to_go_on() -> None:
-    assert shown(*explanation("shard-0", LOST)).splitlines() == [
+    assert explanation(LOST) == [
         "shard-0 is UNAVAILABLE: 1 of the 2 journals that it needs can be read",
         "  shard-1: its shard actor does not answer (journal b-journal)",
         "  shard-2: its shard actor came back with another journal: this one is elsewhere, set aside, or gone "
@@ -132,6 +168,26 @@ def test_recover_says_what_an_unavailable_shard_needs_and_what_it_would_cost_to_
         "  Only if they never come back, and what they alone hold may be lost for good:",
         "    ringlog recover --accept-loss shard-0",
     ]
+
+
+def test_what_can_be_seen_to_without_a_loss_comes_first() -> None:
+    assert explanation(LOST, away={"shard-1": WAITS}) == [
+        "shard-0 is UNAVAILABLE: 1 of the 2 journals that it needs can be read",
+        f"  {WAITS} (journal b-journal)",
+        "  shard-2: its shard actor came back with another journal: this one is elsewhere, set aside, or gone "
+        "(journal c-journal)",
+        "  Its takeover waits for 1 of 2 needed seals; no answer from shard-1, shard-2.",
+        "  See first to what is said above, and start nodes that are gone again, with their disks: that loses nothing, "
+        "and the shard then opens by itself.",
+        "  As a last resort, only if the journals never come back whatever is done, and what they alone hold may be lost "
+        "for good:",
+        "    ringlog recover --accept-loss shard-0",
+    ]
+    lines = explanation(LOST, plan_trouble=FORBIDDEN)
+    assert lines[0] == f"whether there should be other shards by now is not known: {SHOWN_FORBIDDEN}"
+    assert lines[-3].startswith("  See first to what is said above")
+    another = explanation(LOST, away={"shard-7": FORBIDDEN})
+    assert another[-4].startswith("  Start those nodes again"), "no journal of this shard is there"
 
 
 class Running:
@@ -173,6 +229,29 @@ def test_recover_fails_until_every_shard_is_led(monkeypatch: pytest.MonkeyPatch)
     assert orjson.loads(out)["shards"]["shard-0"]["missing"][0]["actor"] == "shard-1"
     running.accepted.append("shard-0")
     assert recover(running, monkeypatch)[0] == 0
+
+
+def test_shards_that_are_not_known_are_no_shards_that_are_led(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running()
+    monkeypatch.setattr(running, "status", lambda: found(plan_trouble=FORBIDDEN))
+    code, out, _ = recover(running, monkeypatch)
+    assert code == 1
+    assert out.startswith(
+        f"which shards there should be is not known: {SHOWN_FORBIDDEN}\n  `ringlog doctor` on the machine of"
+    )
+    code, out, _ = recover(running, monkeypatch, "--json")
+    assert (code, orjson.loads(out)) == (1, {"plan_trouble": FORBIDDEN, "away": {}, "shards": {}})
+    with pytest.raises(Unavailable, match="which shards there should be is not known"):
+        recover(running, monkeypatch, "--accept-loss", "shard-0", "--yes")
+    assert running.accepted == []
+
+
+def test_a_plan_that_is_old_is_told_and_keeps_nothing_from_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running()
+    monkeypatch.setattr(running, "status", lambda: found(plan_trouble="no answer", shard_0=shard()))
+    code, out, _ = recover(running, monkeypatch)
+    assert code == 0
+    assert out.startswith("whether there should be other shards by now is not known: no answer\nshard-0 is led by")
 
 
 def test_a_leader_that_reaches_no_majority_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

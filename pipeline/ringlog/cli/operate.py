@@ -14,7 +14,8 @@ from rich.text import Text
 import ringlog
 from ringlog.actors import cluster
 from ringlog.cli import show
-from ringlog.cli.recover import explanation
+from ringlog.cli.recover import explained
+from ringlog.cli.status import troubles
 from ringlog.client.current import settings_of
 from ringlog.errors import ConfigurationError, Unavailable
 from ringlog.storage import Snapshot, Table
@@ -47,18 +48,17 @@ def up(
         begun = _running()
         if begun is None:
             raise
-        shards_now = begun.status()["shards"]
-        for line in (*recovered(shards_now, table), *waiting(shards_now)):
+        now = begun.status()
+        for line in (*recovered(now["shards"], table), *waiting(now)):
             show.errors.print(line, soft_wrap=True)
-        raise Unavailable(
-            f"{error}. The pipeline runs, and opens the others by itself; look again with `ringlog recover`"
-        ) from None
+        others = "opens the others once that is seen to" if troubles(now) else "opens the others by itself"
+        raise Unavailable(f"{error}. The pipeline runs, and {others}; look again with `ringlog recover`") from None
     status = pipeline.status()
     show.console.print(f"ringlog is up: root {status['root']}", highlight=False)
     if running is None:
         for line in recovered(status["shards"], table):
             show.console.print(line, soft_wrap=True)
-    for line in waiting(status["shards"]):
+    for line in waiting(status):
         show.console.print(line, soft_wrap=True)
     _say_how_to_submit_jobs()
 
@@ -86,11 +86,9 @@ def recovered(shards: dict[str, Any], table: Snapshot | None) -> Iterator[Text]:
         yield Text(f"{begun}: the table has all that the journals had")
 
 
-def waiting(shards: dict[str, Any]) -> Iterator[Text]:
-    """What of them is not complete, what it waits for, and what to do."""
-    for name, shard in shards.items():
-        if shard["condition"] != "complete":
-            yield from explanation(name, shard)
+def waiting(found: dict[str, Any]) -> Iterator[Text]:
+    """What is not complete, what it waits for, and what to do."""
+    return explained(found, [name for name, shard in found["shards"].items() if shard["condition"] != "complete"])
 
 
 def down() -> None:

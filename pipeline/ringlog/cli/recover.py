@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +10,8 @@ from rich.text import Text
 
 from ringlog.actors import cluster
 from ringlog.cli import show
-from ringlog.cli.status import gap_line
-from ringlog.errors import ConfigurationError, Conflict
+from ringlog.cli.status import LET_IT_READ, away_line, gap_line, plan_line
+from ringlog.errors import ConfigurationError, Conflict, Unavailable
 
 _WHY = {
     "no answer": "its shard actor does not answer",
@@ -32,54 +32,88 @@ def recover(
     if accept_loss is not None:
         _accept(running, accept_loss, yes, json)
         return
-    shards = running.status()["shards"]
+    found = running.status()
+    shards = found["shards"]
     if json:
-        show.json_line({"shards": shards})
+        show.json_line({name: found[name] for name in ("plan_trouble", "away", "shards")})
     else:
-        for name, shard in shards.items():
-            for line in explanation(name, shard):
-                show.console.print(line, soft_wrap=True)
-    if not all(_led(shard) for shard in shards.values()):
+        for line in explained(found, shards):
+            show.console.print(line, soft_wrap=True)
+    if not shards or not all(_led(shard) for shard in shards.values()):
         raise typer.Exit(1)
 
 
-def explanation(name: str, shard: dict[str, Any]) -> Iterator[Text]:
-    """How the shard is, and what to do where it needs somebody."""
-    missing = ", ".join(f"{one['actor']}" for one in shard["missing"])
-    waits_for = show.plain(shard["waits_for"] or shard["trouble"] or "its controller, which tries it soon")
-    if shard["condition"] == "complete":
-        yield Text(f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, complete", style="green")
-    elif shard["condition"] == "incomplete":
-        lead = f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, with {shard['answering']} members"
-        yield Text(f"{lead}; it is completed once all answer{f' (missing: {missing})' if missing else ''}", "yellow")
-    elif shard["condition"] == "opening":
-        yield Text(f"{name} is about to open; it waits for {waits_for}", style="yellow")
-    else:
-        yield from _unavailable(name, shard)
+def explained(found: dict[str, Any], names: Iterable[str]) -> Iterator[Text]:
+    """How each of these shards is, what keeps the controller from doing its part, and what to do."""
+    shards, away = found["shards"], found["away"]
+    if found["plan_trouble"]:
+        yield Text(plan_line(found), style="yellow" if shards else "bold red")
+    if not shards:
+        yield Text(f"  {LET_IT_READ}.")
+    told: set[str] = set()
+    for name in names:
+        yield from _explanation(name, found)
+        told.update(one["actor"] for one in shards[name]["missing"])
+    for actor, why in away.items():
+        if actor not in told:
+            yield Text(away_line(actor, why), style="yellow")
+
+
+def _explanation(name: str, found: dict[str, Any]) -> Iterator[Text]:
+    shard, away = found["shards"][name], found["away"]
+    unavailable = shard["condition"] == "unavailable"
+    yield _condition(name, shard)
+    for one in shard["missing"]:
+        actor = one["actor"]
+        if unavailable or actor in away:
+            why = away_line(actor, away.get(actor, _WHY[one["why"]]))
+            yield Text(f"  {why} (journal {one['id']})", style="red" if unavailable else "yellow")
+    if unavailable:
+        yield from _to_do(name, found)
     for epoch, start in shard["gaps"] or ():
         yield Text(f"  {gap_line(name, epoch, start)}", style="yellow")
 
 
-def _unavailable(name: str, shard: dict[str, Any]) -> Iterator[Text]:
+def _condition(name: str, shard: dict[str, Any]) -> Text:
+    if shard["condition"] == "complete":
+        return Text(f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, complete", style="green")
+    if shard["condition"] == "incomplete":
+        missing = ", ".join(one["actor"] for one in shard["missing"])
+        lead = f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, with {shard['answering']} members"
+        return Text(f"{lead}; it is completed once all answer{f' (missing: {missing})' if missing else ''}", "yellow")
+    if shard["condition"] == "opening":
+        waits_for = show.plain(shard["waits_for"] or shard["trouble"] or "its controller, which tries it soon")
+        return Text(f"{name} is about to open; it waits for {waits_for}", style="yellow")
     needed = f"{shard['answering']} of the {shard['needed']} journals that it needs can be read"
-    yield Text(f"{name} is UNAVAILABLE: {needed}", style="bold red")
-    for one in shard["missing"]:
-        yield Text(f"  {one['actor']}: {_WHY[one['why']]} (journal {one['id']})", style="red")
+    return Text(f"{name} is UNAVAILABLE: {needed}", style="bold red")
+
+
+def _to_do(name: str, found: dict[str, Any]) -> Iterator[Text]:
+    """Of an unavailable shard. Whatever can be seen to without a loss comes first."""
+    shard = found["shards"][name]
     if shard["waits_for"]:
         yield Text(f"  Its takeover waits for {show.plain(shard['waits_for'])}.")
-    yield Text("  Start those nodes again, with their disks: that loses nothing, and the shard then opens by itself.")
-    yield Text("  Only if they never come back, and what they alone hold may be lost for good:")
+    if found["plan_trouble"] or any(one["actor"] in found["away"] for one in shard["missing"]):
+        start = "See first to what is said above, and start nodes that are gone again"
+        only = "As a last resort, only if the journals never come back whatever is done"
+    else:
+        start, only = "Start those nodes again", "Only if they never come back"
+    yield Text(f"  {start}, with their disks: that loses nothing, and the shard then opens by itself.")
+    yield Text(f"  {only}, and what they alone hold may be lost for good:")
     yield Text(f"    ringlog recover --accept-loss {name}", style="bold")
 
 
 def _accept(running: cluster.Cluster, name: str, yes: bool, json: bool) -> None:
-    shards = running.status()["shards"]
+    found = running.status()
+    shards = found["shards"]
+    if not shards:
+        raise Unavailable(plan_line(found))
     if name not in shards:
         raise ConfigurationError(f"there is no {name}: the shards are {', '.join(shards)}")
     before = shards[name]
     if before["leader"] is not None:
         raise Conflict(f"{name} is led by {before['leader']}: there is nothing to give up. See `ringlog recover`")
-    for line in explanation(name, before):
+    for line in explained(found, [name]):
         show.errors.print(line, soft_wrap=True)
     if not yes:
         show.errors.print("Where nodes are gone, as many shard actors as it takes begin anew on others, with nothing.")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from ringlog.actors import cluster
 from ringlog.cli import show
+from ringlog.cli.status import plan_line
 from ringlog.errors import Unavailable
 
 WITHIN_S = 300.0
@@ -32,12 +34,14 @@ def shards(
         running.change_shards(number)
         _await(running, number)
     found = running.status()
+    if not found["shards"]:
+        raise Unavailable(plan_line(found))
     if json:
         taking = [name for name, shard in found["shards"].items() if not shard["retiring"]]
         show.json_line({"shards": len(taking), "to_do": list(to_do(found, len(taking)))})
         return
     for line in told(found):
-        show.console.print(line, soft_wrap=True, highlight=False)
+        show.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def told(found: dict[str, Any]) -> Iterator[str]:
@@ -50,6 +54,8 @@ def told(found: dict[str, Any]) -> Iterator[str]:
 def to_do(found: dict[str, Any], number: int) -> Iterator[str]:
     """What is left to be done until there are ``number`` shards and nothing else."""
     shards = found["shards"]
+    if found["plan_trouble"]:  # what is known may have been decided otherwise
+        yield plan_line(found)
     for name, shard in shards.items():
         if shard["retiring"]:
             left = "" if shard["leader"] is None else f", {shard['committed'] - shard['archived']} records to archive"
@@ -69,10 +75,10 @@ def _await(running: cluster.Cluster, number: int) -> None:
         while left := list(_left(running, number)):
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"not done after {WITHIN_S:g} s: {'; '.join(left)}. It goes on by itself: look again with "
-                    "`ringlog shards`"
+                    f"not done after {WITHIN_S:g} s: {'; '.join(left)}. `ringlog recover` says what "
+                    "hinders it; else it goes on by itself: look again with `ringlog shards`"
                 )
-            line.update(show.plain(left[0]))
+            line.update(Text(show.plain(left[0])))
             pause.wait(_LOOK_S)
 
 

@@ -19,6 +19,12 @@ from ringlog.errors import Unavailable
 _COLUMNS = ("shard", "condition", "leader", "epoch", "committed", "archived", "lag", "held bytes", "members", "trouble")
 _EVERY_S = 2.0
 
+LET_IT_READ = (
+    "`ringlog doctor` on the machine of Ray's head says what the store answers there. The controller has the "
+    "environment that Ray was started with, and goes on by itself once it can read that; nothing is lost meanwhile"
+)
+"""What to do where the controller knows no shards."""
+
 
 def status(
     seconds: Annotated[float | None, typer.Argument(help="With --watch: how often to look; 2.", min=0.1)] = None,
@@ -39,7 +45,7 @@ def status(
 def overview(found: dict[str, Any]) -> RenderableType:
     """What `Pipeline.status` found, for people."""
     rows = [_row(name, shard) for name, shard in found["shards"].items()]
-    return Group(f"root {show.plain(found['root'])}", show.as_table(list(_COLUMNS), rows), *_remarks(found))
+    return Group(Text(f"root {show.plain(found['root'])}"), show.as_table(list(_COLUMNS), rows), *_remarks(found))
 
 
 def gap_line(shard: str, epoch: int, start: int) -> str:
@@ -50,12 +56,31 @@ def gap_line(shard: str, epoch: int, start: int) -> str:
     )
 
 
+def troubles(found: dict[str, Any]) -> list[str]:
+    """What keeps the controller from doing its part, in a line each: it needs somebody."""
+    plan = [plan_line(found)] if found["plan_trouble"] else []
+    return [*plan, *(away_line(actor, why) for actor, why in found["away"].items())]
+
+
+def plan_line(found: dict[str, Any]) -> str:
+    """Why the controller does not know which shards there should be, or only which there were."""
+    unknown = "whether there should be other shards by now" if found["shards"] else "which shards there should be"
+    return show.plain(f"{unknown} is not known: {found['plan_trouble']}")
+
+
+def away_line(actor: str, why: str) -> str:
+    """Why the actor is not there."""
+    return show.plain(why if why.startswith(f"{actor} ") else f"{actor}: {why}")
+
+
 def _remarks(found: dict[str, Any]) -> Iterator[Text]:
     for name, shard in found["shards"].items():
         if shard["condition"] == "unavailable":
             yield Text(f"{name} is UNAVAILABLE: `ringlog recover` says what it needs", style="bold red")
         for epoch, start in shard["gaps"] or ():
             yield Text(gap_line(name, epoch, start), style="yellow")
+    for line in troubles(found):
+        yield Text(line, style="red")
     for actor in found["lingering"]:
         yield Text(f"{actor} ends once no shard counts on its journals", style="dim")
     for actor, one in found["actors"].items():

@@ -7,6 +7,7 @@ from typing import Any
 
 from ringlog.actors import cluster, environment, remote
 from ringlog.cli.doctor.finding import Finding, listens
+from ringlog.cli.status import LET_IT_READ, troubles
 from ringlog.errors import RinglogError, Unavailable
 
 _PORTS = {6379: "Ray's head", 8265: "Ray's dashboard and jobs"}
@@ -93,17 +94,28 @@ def free_ports() -> Finding:
 def pipeline(found: dict[str, Any]) -> Iterator[Finding]:
     """By its status: its shards, its archive, and its shard actors' ports as seen from here."""
     yield _shards(found)
+    if not found["shards"]:
+        for name in ("archive", "data plane"):
+            yield Finding(name, "skip", "the shards are not known")
+        return
     yield _archive(found)
     yield _data_plane(found)
 
 
 def _shards(found: dict[str, Any]) -> Finding:
+    hindered = troubles(found)
+    if not found["shards"]:
+        return Finding("pipeline", "fail", "; ".join(hindered), LET_IT_READ)
     by_condition: dict[str, list[str]] = {}
     for name, shard in found["shards"].items():
         by_condition.setdefault(shard["condition"], []).append(name)
-    seen = "; ".join(f"{condition}: {', '.join(names)}" for condition, names in sorted(by_condition.items()))
+    conditions = [f"{condition}: {', '.join(names)}" for condition, names in sorted(by_condition.items())]
+    seen = "; ".join([*conditions, *hindered])
     if "unavailable" in by_condition:
-        return Finding("pipeline", "fail", seen, "`ringlog recover` says what is missing, and what it costs to go on")
+        to_do = "`ringlog recover` says what is missing, and what it costs to go on"
+        return Finding("pipeline", "fail", seen, f"see to what is said first; {to_do}" if hindered else to_do)
+    if hindered:
+        return Finding("pipeline", "warn", seen, "see to that: the controller then does the rest")
     if set(by_condition) == {"complete"}:
         return Finding("pipeline", "ok", seen)
     return Finding("pipeline", "warn", seen, "the controller completes it: look again, or see `ringlog recover`")
