@@ -7,6 +7,7 @@
     ├── InvalidQuery        fix the query
     ├── Overloaded          not stored: wait and submit again, or submit less
     ├── Unavailable         not stored, or not readable now: a shard, the cluster or the bucket is away; retry later
+    │   └── PipelineEnded   another pipeline runs in its place: connect again
     ├── OutcomeUnknown      may be stored: the retries ended without an answer; look before submitting again
     ├── Fenced              a newer epoch exists: refresh the routes and retry (the client does this by itself)
     ├── ProducerRejected    the shard no longer knows this producer's sequence: start a new producer
@@ -47,6 +48,10 @@ class Overloaded(RinglogError):
 
 class Unavailable(RinglogError):
     """A shard, the cluster or the object store cannot be reached now. Nothing was stored by this call."""
+
+
+class PipelineEnded(Unavailable):
+    """This pipeline has ended, and another runs in its place: connect again. Nothing was stored by this call."""
 
 
 class OutcomeUnknown(RinglogError):

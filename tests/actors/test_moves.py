@@ -41,6 +41,15 @@ class House:
     def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote:
         return self.remotes[actor]
 
+    def restart(self, actor: str) -> None:
+        raise AssertionError(f"{actor} does not hang")
+
+    def router(self) -> Router:
+        return Router()
+
+    def keep_housekeeper(self) -> None:
+        """The table needs none here."""
+
     def lives(self, actor: str, node: str) -> None:
         assert node == "here"
 
@@ -75,7 +84,7 @@ class House:
 class Watched:
     def __init__(self, folder: Path) -> None:
         self.house = House(folder)
-        self.controller = Controller(3, 2, self.house, Router(), TOKEN)
+        self.controller = Controller(3, 2, self.house, TOKEN)
         self.controller.begin()
 
     def complete(self) -> bool:

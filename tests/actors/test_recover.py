@@ -67,6 +67,15 @@ class Household:
             self.remotes[actor] = Remote(self._trio.hosts[actor])
         return self.remotes[actor]
 
+    def restart(self, actor: str) -> None:
+        raise AssertionError(f"{actor} does not hang")
+
+    def router(self) -> Remote:
+        return Router()
+
+    def keep_housekeeper(self) -> None:
+        """The table needs none here."""
+
     def lives(self, actor: str, node: str) -> None:
         assert node == "here"
 
@@ -91,7 +100,7 @@ class Watched:
         for actor in away:
             self.trio.stop(actor)
         self.household = Household(self.trio, away)
-        self.controller = Controller(3, 2, self.household, Router(), TOKEN)
+        self.controller = Controller(3, 2, self.household, TOKEN)
         self.controller.begin()
 
     def status(self, shard: str = SHARD) -> dict[str, Any]:

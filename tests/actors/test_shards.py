@@ -80,6 +80,7 @@ class House(Household):
         self.died = threading.Event()
         self.before_flush: Callable[[], None] = lambda: None
         self.looks = 0
+        self.told = Router(self)
 
     def step(self, name: str) -> None:
         if name == self.cut:
@@ -91,6 +92,12 @@ class House(Household):
         if actor not in self.trio.hosts:
             self.trio.hosts[actor] = self.trio.host(actor)
         return Remote(self.trio.hosts[actor], self)
+
+    def router(self) -> Any:
+        return self.told
+
+    def keep_housekeeper(self) -> None:
+        """The table needs none here."""
 
     def lives(self, actor: str, node: str) -> None:
         assert node == "here"
@@ -123,13 +130,13 @@ class House(Household):
 class Watched:
     def __init__(self, folder: Path) -> None:
         self.house = House(folder)
-        self.router = Router(self.house)
+        self.router = self.house.told
         self.control()
 
     def control(self) -> None:
         """A controller with no memory."""
         self.house._plan = None
-        self.controller = Controller(3, 2, self.house, self.router, TOKEN)
+        self.controller = Controller(3, 2, self.house, TOKEN)
         self.controller.begin()
 
     def complete(self, shards: int) -> bool:

@@ -2,78 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from ringlog.actors import gcs
 from ringlog.actors.controller import ACCEPT_LOSS_DEADLINE_S, Controller
-from ringlog.actors.household import DECIDED_DEADLINE_S, Household, read_plan
-from ringlog.actors.housekeeping import COMPACT_EVERY_S, Housekeeping
+from ringlog.actors.household import (
+    DECIDED_DEADLINE_S,
+    HOUSEKEEPER,
+    ON_THE_HEAD,
+    ROUTER,
+    Household,
+    read_plan,
+)
 from ringlog.actors.remote import (
     CALL_DEADLINE_S,
     NAMESPACE,
     RemoteActor,
+    Unanswered,
     end_process,
     find_actor,
     log_with_times,
     make_actor,
+    require_ray,
+    running,
 )
-from ringlog.actors.router import Router
 from ringlog.control import condition_of
-from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, Unavailable
+from ringlog.errors import ConfigurationError, Conflict, OutcomeUnknown, PipelineEnded, Unavailable
 from ringlog.metadata import MetadataStore, open_store, read_decided
 from ringlog.metadata.records import PIPELINE_KEY, PipelineRecord, pipeline_from_bytes, pipeline_to_bytes
 from ringlog.replication import ShardState
 from ringlog.settings import Settings
-from ringlog.storage import Table
 
-CONTROLLER, ROUTER, HOUSEKEEPER = "controller", "router", "housekeeper"
+_logger = logging.getLogger(__name__)
+
+CONTROLLER = "controller"
 START_DEADLINE_S = 60.0
-END_DEADLINE_S = 10.0
-"""How long the names of actors that were ended may stay."""
+END_DEADLINE_S = 15.0
+"""How long the names of actors that were ended may stay: Ray ends a process that hangs after five seconds."""
 ROUTES_DEADLINE_S = 3.0
 """How long the router may be silent, beyond what it was asked to wait."""
-HOUSEKEEPING_LOOK_S = 5.0
+LISTENS_DEADLINE_S = 3.0
+CHANGE_DEADLINE_S = 60.0
+"""How long a decision may take: the metadata store may be slow, and nobody should be left without an answer."""
 HOUSEKEEPER_DEADLINE_S = 2.0
-ON_THE_HEAD = {"resources": {"node:__internal_head__": 0.001}, "scheduling_strategy": "DEFAULT"}
-"""For actors that share the fate of Ray's head anyway: no other node that dies takes them with it.
-
-Never in the placement group of whoever starts the pipeline, which has no part of the head.
-"""
-ROUTES_WAITING_MAX = 100_000
-"""How many clients may wait for newer routes at once. They take memory, not threads."""
 _POLL_S = 0.1
-
-
-class _HousekeeperActor:
-    """`Housekeeping` in a process of its own: what it takes of memory and time, nobody else lacks."""
-
-    def __init__(self, chosen: Mapping[str, Any]) -> None:
-        log_with_times()
-        settings = Settings(**chosen)
-        self._housekeeping = Housekeeping(Table(settings.table_url, settings.storage_options()), settings)
-        threading.Thread(target=self._run, name="ringlog-housekeeping", daemon=True).start()
-
-    def trouble(self) -> str | None:
-        return self._housekeeping.trouble
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        pause.wait(COMPACT_EVERY_S)  # whatever has just begun has better things to do
-        try:
-            while True:
-                if self._housekeeping.due(time.time()):
-                    self._housekeeping.run(time.time())
-                pause.wait(HOUSEKEEPING_LOOK_S)
-        except BaseException as error:  # noqa: BLE001  (nobody would keep the table small any more)
-            end_process(error)
 
 
 class _ControllerActor(Controller):
@@ -81,46 +64,75 @@ class _ControllerActor(Controller):
 
     def __init__(self, pipeline: str, chosen: Mapping[str, Any]) -> None:
         log_with_times()
-        settings = Settings(**chosen)
         self._pipeline = pipeline
         self._chosen = dict(chosen)
         try:
-            _end_actors_of_others(pipeline)
-            token = gcs.data_plane_token(pipeline)
-        except Unavailable as error:
+            settings = Settings(**chosen)
+            owner = _owner(pipeline, chosen)
+            if gcs.owner() != owner:
+                _end_actors(but=CONTROLLER)  # they would answer under the names of this one's actors
+                gcs.own(owner)
+            household = Household(settings, pipeline, self._chosen)
+            super().__init__(settings.replicas, settings.quorum, household, gcs.data_plane_token(pipeline))
+        except ValueError:
+            raise  # a setting is wrong
+        except Exception as error:  # noqa: BLE001  (whatever Ray raises: it passes)
             end_process(error)  # Ray starts again whoever ends, but not whom an exception kept from beginning
-        household = Household(settings, pipeline, self._chosen)
-        options = {**ON_THE_HEAD, "max_concurrency": ROUTES_WAITING_MAX}
-        router = make_actor(Router, ROUTER, options, settings.rebalance_interval_s)
-        make_actor(_HousekeeperActor, HOUSEKEEPER, {"scheduling_strategy": "SPREAD"}, self._chosen)
-        super().__init__(settings.replicas, settings.quorum, household, router, token)
         self.begin()
 
     def describe(self) -> dict[str, Any]:
-        """The pipeline's id, and its settings."""
+        """The pipeline's id and its settings, and whether it is being ended."""
         chosen = {**self._chosen, "shards": self.shards_wanted() or self._chosen["shards"]}
-        return {"pipeline": self._pipeline, "settings": chosen}
+        return {"pipeline": self._pipeline, "settings": chosen, "closing": self.is_closed}
 
 
-def _end_actors_of_others(pipeline: str) -> None:
-    """End what outlived a pipeline of another root here: it would answer under the names of this one's actors."""
-    if gcs.owner() == pipeline:
-        return
+def _owner(pipeline: str, chosen: Mapping[str, Any]) -> str:
+    """Whose the actors are: of a pipeline that was started with these settings. How many shards it has may change."""
+    settings = json.dumps({**chosen, "shards": None}, sort_keys=True).encode()
+    return f"{pipeline} {hashlib.blake2b(settings, digest_size=16).hexdigest()}"
+
+
+def _actors() -> dict[str, Any]:
+    """The handles of the actors of pipelines in this Ray cluster, by name. Raises `Unavailable`."""
+    require_ray()
+    try:
+        named = ray.util.list_named_actors(all_namespaces=True)
+    except RayError as error:
+        raise Unavailable(f"the Ray cluster does not say which actors run: {error}") from error
+    handles = {one["name"]: running(one["name"]) for one in named if one["namespace"] == NAMESPACE}
+    return {name: handle for name, handle in handles.items() if handle is not None}
+
+
+def _end_actors(but: str = "") -> bool:
+    """End the actors of pipelines in this Ray cluster, and wait until their names are free; whether there were any.
+
+    Where somebody begins a pipeline meanwhile, that stays. Raises `Unavailable`, naming what does not end.
+    """
     deadline = time.monotonic() + END_DEADLINE_S
     pause = threading.Event()
-    while others := set(_names()) - {CONTROLLER}:
+    found = _actors()
+    found.pop(but, None)
+    controller, any_found = found.get(CONTROLLER), bool(found)
+    while found:
         if time.monotonic() > deadline:
-            raise Unavailable(f"these do not end: {', '.join(sorted(others))}")
-        for name in others:
-            _end(name)
+            raise Unavailable(f"these actors do not end: {', '.join(sorted(found))}. Try again")
+        for name in sorted(found, key=lambda name: name != CONTROLLER):  # it would bring the others back
+            ray.kill(found[name], no_restart=True)
         pause.wait(_POLL_S)
-    gcs.own(pipeline)
+        found = _actors()
+        found.pop(but, None)
+        if CONTROLLER in found and found[CONTROLLER] != controller:
+            break
+    return any_found
 
 
 def _housekeeping_trouble() -> str | None:
     """Why the table is not kept small now, or None."""
+    handle = running(HOUSEKEEPER)
+    if handle is None:
+        return "the housekeeper is not there now: the controller brings it back"
     try:
-        trouble: str | None = find_actor(HOUSEKEEPER).call("trouble", timeout_s=HOUSEKEEPER_DEADLINE_S)
+        trouble: str | None = RemoteActor(handle, HOUSEKEEPER).call("trouble", timeout_s=HOUSEKEEPER_DEADLINE_S)
     except Unavailable as error:
         return str(error)
     return trouble
@@ -138,14 +150,45 @@ def join_ray(start_local: bool) -> None:
         )
     if ray.is_initialized():
         return
-    try:
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError:
-        if not start_local:
+    address = cluster_address()
+    if address is not None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:
             raise Unavailable(
-                "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
-            ) from None
+                f"the Ray cluster at {address} does not answer: see whether it runs; `ray stop` ends what is left of it"
+            ) from error
+    elif start_local:
         ray.init(address="local", log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    else:
+        raise Unavailable(
+            "no Ray cluster was found: start one with `ringlog up` or `ray start --head`, or set RAY_ADDRESS"
+        )
+
+
+def cluster_address() -> str | None:
+    """The address of the Ray cluster that this process would join; None where RAY_ADDRESS names none, and none is here.
+
+    Ray remembers the cluster that was started last also where that was killed: nobody listens at its address then.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        address = str(get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return None
+    return address if os.environ.get("RAY_ADDRESS") or _listens(address) else None
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return True  # it is Ray's to say what is wrong with it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENS_DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _note_fork() -> None:
@@ -173,6 +216,7 @@ def leave_ray() -> None:
 
 def start(settings: Settings) -> Cluster:
     """Start the pipeline in the Ray cluster of this process, or find the one that runs there already."""
+    _finish_stop()
     try:
         cluster = connect()
     except Unavailable:
@@ -195,8 +239,29 @@ def _begin(settings: Settings) -> Cluster:
             f"replicas={record.shards} or fewer"
         )
     chosen = {**settings.public(), "shards": record.shards}
-    make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, record.id, chosen)
-    return connect()
+    controller = make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, record.id, chosen)
+    deadline = time.monotonic() + START_DEADLINE_S
+    pause = threading.Event()
+    while True:
+        try:
+            return Cluster(controller)
+        except Unavailable:
+            if time.monotonic() >= deadline or running(CONTROLLER) is None:
+                raise
+        pause.wait(_POLL_S)
+
+
+def _finish_stop() -> None:
+    """Where somebody stops the pipeline, or was kept from doing all of it: do the rest."""
+    handle = running(CONTROLLER)
+    if handle is None:
+        return
+    try:
+        closing = RemoteActor(handle, CONTROLLER).call("describe", timeout_s=START_DEADLINE_S)["closing"]
+    except Unanswered:
+        return  # it begins
+    if closing:
+        _end_actors()
 
 
 def connect() -> Cluster:
@@ -204,15 +269,25 @@ def connect() -> Cluster:
     return Cluster(find_actor(CONTROLLER))
 
 
+def end() -> bool:
+    """End whatever is left of a pipeline in this Ray cluster, whose controller does not answer; whether there was any.
+
+    What was not archived waits in the journals. Raises `Unavailable`.
+    """
+    return _end_actors()
+
+
 def _record(settings: Settings) -> PipelineRecord:
-    """The record of the pipeline of this root, made when the root is first used."""
+    """The record of the pipeline of this root, made when the root is first used. Raises `Unavailable`."""
     store = open_store(settings.root, settings.storage_options(), settings.metadata)
     made = PipelineRecord.new(settings.shards)
     try:
         store.compare_and_set(PIPELINE_KEY, pipeline_to_bytes(made), 0)
-    except (Conflict, OutcomeUnknown):
+    except (Conflict, OutcomeUnknown) as error:
         found = store.get(PIPELINE_KEY)
-        return pipeline_from_bytes(found.value) if found else made
+        if found is None:  # the journals would be those of an id that nobody has
+            raise Unavailable(f"{settings.root} cannot be begun now: {error}. Try again") from error
+        return pipeline_from_bytes(found.value)
     return made
 
 
@@ -233,6 +308,8 @@ class Cluster:
         self._router: RemoteActor | None = None
         self._lost_router = False
         found = controller.call("describe", timeout_s=START_DEADLINE_S)
+        if found["closing"]:
+            raise Unavailable("the pipeline here is being ended: start it again with `ringlog up` or ringlog.start()")
         self._pipeline: str = found["pipeline"]
         self.settings = Settings(**found["settings"])
         self.token = gcs.data_plane_token(self._pipeline)
@@ -251,17 +328,24 @@ class Cluster:
         return plain
 
     def _find_router(self) -> RemoteActor:
-        """The router of this pipeline, also after that was ended and started again. Raises `Unavailable`."""
+        """The router of this pipeline, also after that was ended and started again.
+
+        Raises `PipelineEnded` where another runs in its place, and `Unavailable`.
+        """
         if self._lost_router:
             controller = find_actor(CONTROLLER)
             found = controller.call("describe", timeout_s=ROUTES_DEADLINE_S)
             if found["pipeline"] != self._pipeline:
-                raise Unavailable(
+                raise PipelineEnded(
                     f"the pipeline of {self.settings.root} has ended, and one of {found['settings']['root']} runs here "
                     "now: close this one, and call ringlog.connect() again"
                 )
             self._controller = controller
-        return find_actor(ROUTER)
+        handle = running(ROUTER)
+        if handle is None:
+            self._lost_router = True
+            raise Unavailable("the router is not there now: the controller brings it back, try again")
+        return RemoteActor(handle, ROUTER)
 
     def await_leaders(self, timeout_s: float) -> None:
         """Wait until every shard is led. Raises `Unavailable`, saying which is not and why."""
@@ -276,9 +360,15 @@ class Cluster:
             if not missing:
                 return
             if time.monotonic() >= deadline:
-                trouble = {name: shard["trouble"] for name, shard in self.status()["shards"].items()}
-                raise Unavailable(f"not led after {timeout_s:g} s: {sorted(missing)}; {trouble}")
+                raise Unavailable(f"{', '.join(sorted(missing))} not led after {timeout_s:g} s: {self._why_not_led()}")
             pause.wait(_POLL_S)
+
+    def _why_not_led(self) -> str:
+        found: dict[str, Any] = self._controller.call("status")
+        if found["plan_trouble"]:
+            return f"which shards there should be cannot be read: {found['plan_trouble']}"
+        reasons = [*found["away"].values(), *(shard["trouble"] for shard in found["shards"].values())]
+        return "; ".join(reason for reason in reasons if reason) or "their takeovers are under way"
 
     def flush(self, timeout_s: float) -> None:
         """Archive what is committed. Raises `Unavailable`."""
@@ -301,11 +391,17 @@ class Cluster:
 
     def change_shards(self, shards: int) -> None:
         """Have so many shards from now on; see `Controller.change_shards`."""
-        self._controller.call("change_shards", shards)
+        try:
+            self._controller.call("change_shards", shards, timeout_s=CHANGE_DEADLINE_S)
+        except Unanswered as error:
+            raise OutcomeUnknown(f"it may be decided all the same: look with `ringlog shards`. {error}") from error
 
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer; see `Controller.accept_loss`."""
-        epoch: int = self._controller.call("accept_loss", shard, timeout_s=ACCEPT_LOSS_DEADLINE_S)
+        try:
+            epoch: int = self._controller.call("accept_loss", shard, timeout_s=ACCEPT_LOSS_DEADLINE_S)
+        except Unanswered as error:
+            raise OutcomeUnknown(f"{shard} may open all the same: look with `ringlog recover`. {error}") from error
         return epoch
 
     def shards(self) -> tuple[str, ...]:
@@ -315,7 +411,7 @@ class Cluster:
             self._store = self._store or open_store(settings.root, settings.storage_options(), settings.metadata)
         except ConfigurationError as error:  # a client may do without what the actors need
             raise Unavailable(f"which shards there are cannot be read here: {error}") from error
-        return read_plan(self._store, None).led
+        return read_plan(self._store, self._pipeline, None).led
 
     def _decided(self, shards: Iterable[str]) -> tuple[dict[str, ShardState], str | None]:
         settings = self.settings
@@ -326,22 +422,18 @@ class Cluster:
         return read_decided(self._store, shards, DECIDED_DEADLINE_S)
 
     def stop(self) -> None:
-        """Close the journals and end the actors. What was not archived waits in the journals for the next start."""
-        self._controller.call("close", timeout_s=START_DEADLINE_S)
-        _end(CONTROLLER)  # first: it would bring the others back
-        for name in _names():  # also those that it did not know of yet
-            _end(name)
+        """Close the journals and end the actors. What was not archived waits in the journals for the next start.
 
-
-def _names() -> list[str]:
-    """The actors of pipelines in this Ray cluster."""
-    found = ray.util.list_named_actors(all_namespaces=True)
-    return [one["name"] for one in found if one["namespace"] == NAMESPACE]
-
-
-def _end(name: str) -> None:
-    with contextlib.suppress(ValueError):  # it is not there any more
-        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+        Raises `PipelineEnded` where another pipeline runs in its place, and `Unavailable`.
+        """
+        if not (gcs.owner() or "").startswith(self._pipeline):
+            raise PipelineEnded(f"the pipeline of {self.settings.root} has ended already, and another runs here now")
+        try:
+            self._controller.call("close", timeout_s=START_DEADLINE_S)
+        except Unanswered as error:
+            _logger.warning("the journals were not closed in time, and are safe all the same: %s", error)
+        finally:
+            _end_actors()
 
 
 def process_fields() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from ringlog.actors.flushing import flush
 from ringlog.actors.heartbeats import HEARTBEAT_S, Heartbeats, Remote
 from ringlog.actors.surroundings import Household
 from ringlog.actors.tries import Tries, Try, do_all, home
@@ -38,6 +39,8 @@ NODES_S = 1.0
 """How often it is asked which nodes are about to end, and whether another has come."""
 REPLACE_S = 60.0
 """How long a node with journals may be away before an actor begins anew on another, where no shard needs them."""
+HANGS_S = 120.0
+"""How long an actor whose node is there may be silent before it is started again, from its journals."""
 MOVE_S = 30.0
 """How long an actor that moves may take until nobody counts on what it has. Then it stays."""
 MOVE_AGAIN_S = 30.0
@@ -49,7 +52,7 @@ ACCEPT_LOSS_DEADLINE_S = 150.0
 
 
 class Controller:
-    """Watches the shard actors of one pipeline, which ``household`` brings and brings back.
+    """Watches the shard actors of one pipeline, which ``household`` brings and brings back, like the other actors.
 
     ``token`` is what its data plane asks for.
     """
@@ -59,7 +62,6 @@ class Controller:
         replicas: int,
         quorum: int,
         household: Household,
-        router: Remote,
         token: str,
     ) -> None:
         self._reconciler = Reconciler((), (), replicas, quorum)
@@ -69,16 +71,19 @@ class Controller:
         self._replan = threading.Event()
         self._draining = Draining()
         self._dismissed: set[str] = set()
-        self._router = router
         self._household = household
+        self._router: Remote | None = None
         self._shards: dict[str, Remote] = {}
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
+        self._hangs_after_s: dict[str, float] = {}
         self._leaving: Collection[str] = ()
         self._move: Move | None = None
         self._move_until = 0.0
         self._next_move_at = 0.0
         self._trouble: dict[str, str] = {}
+        self._plan_trouble: str | None = "it has not been read yet"
+        self._away: dict[str, str] = {}
         self._tries = Tries()
         self._closed = threading.Event()
         self._changed = threading.Event()
@@ -86,6 +91,7 @@ class Controller:
         self._heartbeats = Heartbeats(self._changed, token)
         # Whoever flushes for long, or waits for a call that hangs, holds up no takeover.
         self._calls = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ringlog-call")
+        self._flushes = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ringlog-flush")
         self._tasks = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ringlog-task")
         self._threads = [
             threading.Thread(target=self._run, name="ringlog-controller", daemon=True),
@@ -101,6 +107,7 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """What is known of every shard and shard actor."""
+        plan_trouble = self._plan_trouble  # first: it may be read just now
         statuses, trouble, plan = self._heartbeats.statuses(), dict(self._trouble), self._plan or Plan(0, ())
         shards = {}
         for shard in plan.led:
@@ -108,7 +115,19 @@ class Controller:
             led = statuses[leader]["leading"][shard] if leader else {}
             retiring = shard in plan.retiring
             shards[shard] = {"leader": leader, **led, "trouble": trouble.get(shard), "retiring": retiring}
-        return {"shards": shards, "actors": statuses, "lingering": list(plan.lingering)}
+        away = {actor: self._away[actor] for actor in self._reconciler.actors if actor in self._away}
+        return {
+            "shards": shards,
+            "actors": statuses,
+            "lingering": list(plan.lingering),
+            "away": away,
+            "plan_trouble": plan_trouble,
+        }
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it watches no more."""
+        return self._closed.is_set()
 
     def shards_wanted(self) -> int:
         """How many shards there should be; 0 while that is not known."""
@@ -117,41 +136,20 @@ class Controller:
     def change_shards(self, shards: int) -> None:
         """Have so many shards from now on. What follows from it is done meanwhile, and after any restart.
 
-        Raises `ConfigurationError`, `Conflict` or `Unavailable`.
+        Raises `ConfigurationError`, `Conflict`, `Unavailable`, or `OutcomeUnknown` where nobody can say whether that
+        was decided.
         """
         self._household.change_shards(shards)
-        self._adopt(self._household.plan())
         self._replan.set()
 
     def flush(self, timeout_s: float) -> dict[str, int]:
-        """Archive what every shard has committed. Raises `Unavailable`, naming what is not archived.
+        """Archive what every shard has committed. Raises `Unavailable`, naming what is not archived."""
+        return flush(self._known_shards, self._shards, self._flushes, timeout_s, self._closed)
 
-        A shard whose leader moved while the actors were asked is asked for again.
-        """
-        deadline = time.monotonic() + timeout_s
-        stored: dict[str, int] = {}
-        while True:
-            errors = self._flush_led(deadline - time.monotonic(), stored)
-            missing = [shard for shard in self._reconciler.shards if shard not in stored]
-            if not missing:  # an actor that does not answer, and leads nothing, kept nothing from it
-                return stored
-            if time.monotonic() >= deadline:
-                raise Unavailable("; ".join(errors or [f"{', '.join(missing)} have no leader that answers"]))
-            self._closed.wait(HEARTBEAT_S)
-
-    def _flush_led(self, timeout_s: float, stored: dict[str, int]) -> list[str]:
-        """Let every actor archive what it leads, and note how far in ``stored``; what went wrong."""
-        calls = {
-            actor: self._calls.submit(shard.call, "flush", timeout_s, timeout_s=timeout_s + CALL_DEADLINE_S)
-            for actor, shard in list(self._shards.items())
-        }
-        errors = []
-        for actor, call in calls.items():
-            try:
-                stored.update(call.result())
-            except RinglogError as error:
-                errors.append(f"{actor}: {error}")
-        return errors
+    def _known_shards(self) -> Collection[str]:
+        if self._followed is None:
+            raise Unavailable(f"which shards there are is not known yet: {self._plan_trouble}")
+        return self._reconciler.shards
 
     def accept_loss(self, shard: str) -> int:
         """Open ``shard`` without the members that do not answer: what only they hold is given up. Returns the epoch.
@@ -221,9 +219,8 @@ class Controller:
     def close(self) -> None:
         """Let every shard actor close its journals."""
         self.leave()
-        for call in [
-            self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in self._shards.values()
-        ]:
+        shards = list(self._shards.values())
+        for call in [self._calls.submit(shard.call, "close", timeout_s=CALL_DEADLINE_S) for shard in shards]:
             try:
                 call.result()
             except Unavailable as error:
@@ -294,15 +291,24 @@ class Controller:
         In a thread of its own: the metadata store may be away.
         """
         while not self._closed.is_set():
-            settled = False
-            try:
-                plan = self._adopt(self._household.plan())
-                do_all([partial(self._retire, plan), self._dismiss])
-                settled = plan.settled
-            except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
-                _logger.warning("which shards there should be cannot be seen to now: %s", error)
-            self._replan.wait(PLAN_S[settled])
+            plan = self._read_plan()
+            if plan is not None:
+                try:
+                    do_all([partial(self._retire, plan), self._dismiss, self._household.keep_housekeeper])
+                except Unavailable as error:
+                    _logger.warning("this is tried again: %s", error)
+            self._replan.wait(PLAN_S[plan is not None and plan.settled])
             self._replan.clear()
+
+    def _read_plan(self) -> Plan | None:
+        try:
+            plan = self._adopt(self._household.plan())
+        except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
+            _logger.warning("which shards there should be cannot be read now: %s", error)
+            self._plan_trouble = str(error)
+            return None
+        self._plan_trouble = None
+        return plan
 
     def _adopt(self, plan: Plan) -> Plan:
         """The newest plan that is known: ``plan``, unless it was read before a later decision."""
@@ -391,6 +397,8 @@ class Controller:
             if actor in statuses:
                 if self._absent_since.pop(actor, None) is not None:
                     _logger.info("%s is there", actor)
+                    self._away.pop(actor, None)
+                    self._hangs_after_s.pop(actor, None)
                 self._household.lives(actor, statuses[actor]["node"])
                 continue
             if actor not in self._absent_since:
@@ -404,20 +412,38 @@ class Controller:
                 self._look_again_at[actor] = now + min(max(absent_s / 4, ABSENT_S[0]), ABSENT_S[1])
                 needed = not self._reconciler.dispensable(actor, statuses)
                 for_good = absent_s >= REPLACE_S or actor in self._leaving
-                self._tasks.submit(self._bring, this, actor, for_good and not needed)
+                self._tasks.submit(self._bring, this, actor, for_good and not needed, absent_s)
 
-    def _bring(self, this: Try, actor: str, anywhere: bool) -> bool:
+    def _bring(self, this: Try, actor: str, anywhere: bool, absent_s: float = 0.0) -> bool:
         """Whether it is on its way; ends ``this`` try."""
         try:
+            if self._closed.is_set():
+                return False
             remote = self._household.summon(actor, anywhere, self._reconciler.groups())
             if remote is not None:
                 self._attach(actor, remote)
+            else:
+                self._await(actor, absent_s)
             return remote is not None
-        except Exception as error:  # noqa: BLE001  (shown in the log, and tried again)
+        except Exception as error:  # noqa: BLE001  (shown in status, and tried again)
             _logger.warning("%s cannot be brought back now: %s", actor, error)
+            self._away[actor] = str(error)
             return False
         finally:
             self._tries.end(this)
+
+    def _await(self, actor: str, absent_s: float) -> None:
+        """It is Ray's to bring it back on its node; but Ray takes one that hangs for one that runs.
+
+        One that only takes long, as it reads large journals, is given twice as long each time.
+        """
+        self._away[actor] = f"{actor} does not answer, on a node that is there: it begins, hangs, or lacks memory there"
+        if absent_s >= self._hangs_after_s.setdefault(actor, HANGS_S):
+            _logger.warning(
+                "%s has not answered for %g s on a node that is there: it is started again", actor, absent_s
+            )
+            self._hangs_after_s[actor] = 2 * absent_s
+            self._household.restart(actor)
 
     def _attach(self, actor: str, remote: Remote) -> None:
         self._shards[actor] = remote
@@ -451,8 +477,9 @@ class Controller:
             self._unpublished.clear()
             try:
                 self._publish(self._heartbeats.statuses())
-            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is told again)
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is told again, or another)
                 _logger.debug("the router is not told now: %s", error)
+                self._router = None
                 self._closed.wait(ROUND_S)
 
     def _publish(self, statuses: Statuses) -> None:
@@ -462,6 +489,7 @@ class Controller:
         leaders, committed = leaders_of(plan.led, statuses)
         taken = {actor: status["appended_bytes"] for actor, status in statuses.items()}
         told = (plan.version, plan.led, plan.retiring, leaders, committed, taken)
+        self._router = self._router or self._household.router()
         self._router.call("publish", *told, timeout_s=CALL_DEADLINE_S)
         self._draining.told(plan.retiring, time.monotonic())
 

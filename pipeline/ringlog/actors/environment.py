@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import RayError
 
-from ringlog.actors.cluster import join_ray
+from ringlog.actors.cluster import cluster_address, join_ray
 from ringlog.errors import Unavailable
 
 SUPPORTED = ((2, 50), (3, 0))
@@ -36,13 +36,11 @@ def ray_version() -> tuple[str, bool]:
 
 
 def ray_address() -> str:
-    """Where ``ray.init(address="auto")`` would go; it waits for minutes when nobody is there. Raises `Unavailable`."""
-    from ray._private.services import get_ray_address_from_environment
-
-    try:
-        return str(get_ray_address_from_environment("auto", None))
-    except ConnectionError:
-        raise Unavailable("no Ray cluster was found, and RAY_ADDRESS names none") from None
+    """Where this process would join. Raises `Unavailable` where there is no Ray cluster."""
+    address = cluster_address()
+    if address is None:
+        raise Unavailable("no Ray cluster was found, and RAY_ADDRESS names none")
+    return address
 
 
 def join() -> RayCluster:

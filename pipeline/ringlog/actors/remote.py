@@ -16,6 +16,13 @@ from ringlog.errors import RinglogError, Unavailable
 
 NAMESPACE = "ringlog"
 CALL_DEADLINE_S = 10.0
+FLUSH = "flush"
+"""The method that waits for the object store, in a concurrency group of its own: no other call waits for it."""
+FLUSHES_MAX = 16
+
+
+class Unanswered(Unavailable):
+    """There is no answer to the call, which may have been carried out, or may be yet."""
 
 
 class RemoteActor:
@@ -26,23 +33,36 @@ class RemoteActor:
         self._name = name
 
     def call(self, method: str, *arguments: Any, timeout_s: float = CALL_DEADLINE_S) -> Any:
-        """The method's answer. Raises `Unavailable`, or the ringlog error that the method raised."""
+        """The method's answer. Raises `Unanswered`, or the ringlog error that the method raised."""
         require_ray()
+        bound = getattr(self._handle, method)
+        if method == FLUSH:
+            bound = bound.options(concurrency_group=FLUSH)
         try:
-            return ray.get(getattr(self._handle, method).remote(*arguments), timeout=timeout_s)
+            return ray.get(bound.remote(*arguments), timeout=timeout_s)
         except RayTaskError as error:
             if isinstance(error.cause, RinglogError):
                 raise error.cause from None
             raise
-        except (GetTimeoutError, RayActorError) as error:
-            raise Unavailable(f"{self._name} gave no answer to {method} in {timeout_s:g} s") from error
+        except GetTimeoutError as error:
+            raise Unanswered(f"{self._name} gave no answer to {method} in {timeout_s:g} s: try again") from error
+        except RayActorError as error:
+            raise Unanswered(f"{self._name} is not there to answer {method}: {_reason(error)}") from error
         except RayError as error:
-            raise Unavailable(f"{self._name} cannot be reached: {error}") from error
+            raise Unanswered(f"{self._name} cannot be reached: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says, without the report of a process that it puts around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    constructor = [line for line in lines if line.startswith("ringlog.errors.")]
+    return constructor[-1] if constructor else lines[0] if lines else type(error).__name__
 
 
 def make_actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: Any) -> RemoteActor:
     """The actor of this name: the one that runs, or a new one that outlives whoever made it."""
-    made = ray.remote(kind).options(
+    groups = {FLUSH: FLUSHES_MAX} if hasattr(kind, FLUSH) else {}
+    made = ray.remote(concurrency_groups=groups)(kind).options(
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -57,13 +77,21 @@ def make_actor(kind: type[Any], name: str, options: Mapping[str, Any], *argument
 
 def find_actor(name: str) -> RemoteActor:
     """The running actor of this name. Raises `Unavailable` when there is none."""
+    handle = running(name)
+    if handle is None:
+        raise Unavailable("no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()")
+    return RemoteActor(handle, name)
+
+
+def running(name: str) -> Any:
+    """The handle of the actor of this name, None where there is none. Raises `Unavailable` when Ray does not say."""
     require_ray()
     try:
-        return RemoteActor(ray.get_actor(name, namespace=NAMESPACE), name)
-    except ValueError as error:
-        raise Unavailable(
-            "no pipeline runs in this Ray cluster: start one with `ringlog up` or ringlog.start()"
-        ) from error
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+    except RayError as error:
+        raise Unavailable(f"the Ray cluster does not say whether {name} runs: {_reason(error)}") from error
 
 
 def require_ray() -> None:

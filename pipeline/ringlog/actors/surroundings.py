@@ -1,4 +1,4 @@
-"""What the controller needs of whoever brings the shard actors: `actors.household`, or a test."""
+"""What the controller needs of whoever brings the other actors: `actors.household`, or a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ringlog.control.homes import Move
 
 
 class Household(Protocol):
-    """Where the shard actors live."""
+    """Where the actors live."""
 
     def summon(self, actor: str, anywhere: bool, groups: Sequence[Collection[str]]) -> Remote | None:
         """The actor where it belongs, found or made; None where it is Ray's to bring it back.
@@ -19,6 +19,15 @@ class Household(Protocol):
         ``anywhere``: it may begin on another node, without its journals; ``groups`` are the actors that keep a shard
         together, and should live apart. Raises `Unavailable` while it must wait for its journals.
         """
+
+    def restart(self, actor: str) -> None:
+        """End the process of the actor, which answers nothing; Ray starts it again where it is, from its journals."""
+
+    def router(self) -> Remote:
+        """The router, found or made."""
+
+    def keep_housekeeper(self) -> None:
+        """Make the housekeeper, should there be none."""
 
     def lives(self, actor: str, node: str) -> None:
         """``actor`` says that it runs on ``node``."""

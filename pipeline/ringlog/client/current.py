@@ -17,7 +17,7 @@ from ringlog.actors import cluster
 from ringlog.client.handler import close_handlers
 from ringlog.client.pipeline import Ack, Pipeline
 from ringlog.client.ray_transport import RayTransport
-from ringlog.errors import ConfigurationError, RinglogError
+from ringlog.errors import ConfigurationError, RinglogError, Unavailable
 from ringlog.query import Result, read_stored, read_table, run_sql
 from ringlog.settings import Settings
 
@@ -107,7 +107,12 @@ def stop() -> None:
     """End the pipeline of this Ray cluster. What is not archived waits in the journals for the next start."""
     global _current  # noqa: PLW0603  (one pipeline a process is what this module is for)
     with _lock:
-        pipeline = connect()
+        try:
+            pipeline = connect()
+        except Unavailable:
+            if not cluster.end():
+                raise
+            return
         _current = None
         pipeline.stop()
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ringlog.client.sender import Part, Sender
 from ringlog.client.transport import Transport
-from ringlog.errors import Fenced, InvalidRecord, OutcomeUnknown, Unavailable
+from ringlog.errors import Fenced, InvalidRecord, OutcomeUnknown, PipelineEnded, Unavailable
 from ringlog.processing import Processor
 from ringlog.query import Cut, Filter, Result, Tail, run_search, run_sql, take_cut
 from ringlog.query.search import Moment
@@ -266,6 +266,8 @@ class Pipeline:
         """Those that are not retired, heard of now: from the router, or where that is away, from who decides it."""
         try:
             return self._sender.refresh().shards
+        except PipelineEnded:
+            raise  # what it stored is there, by ringlog.table(); but nobody knows what it has not stored
         except Unavailable:
             return self._transport.shards()
 
@@ -283,6 +285,8 @@ class Pipeline:
             pause.wait(_RETRY_S)
             try:
                 routes = self._sender.refresh()
+            except PipelineEnded:
+                raise
             except Unavailable:
                 continue
             if shard not in routes.shards:  # it is retired: the table has all of it

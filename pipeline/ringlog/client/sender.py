@@ -21,7 +21,7 @@ import pyarrow as pa
 from ringlog.client.batcher import Batcher, Group
 from ringlog.client.producer import Batch, Producer, Step
 from ringlog.client.transport import Connection, Transport
-from ringlog.errors import OutcomeUnknown, Overloaded, RinglogError, Unavailable
+from ringlog.errors import OutcomeUnknown, Overloaded, PipelineEnded, RinglogError, Unavailable
 from ringlog.replication import Acks
 from ringlog.routing import Keys, Leading, Routes
 from ringlog.schema import cut, pack, with_values
@@ -166,14 +166,18 @@ class Sender:
         return told.wait(max(0.0, deadline - time.monotonic()))
 
     def refresh(self) -> Routes:
-        """Fetch the newest routes now, from the calling thread."""
-        routes = self._transport.routes({})
+        """Fetch the newest routes now, from the calling thread. Raises `PipelineEnded`, and then all is over here."""
+        try:
+            routes = self._transport.routes({})
+        except PipelineEnded as error:
+            self._inbox.hand(partial(self._ended, error))
+            raise
         self._inbox.hand(lambda: self._take_routes(routes))
         return routes
 
     def close(self) -> None:
         """Send nothing any more. Whoever still waits is told: not stored, where nothing was sent, or not known."""
-        self._inbox.hand(self._give_up)
+        self._inbox.hand(partial(self._give_up, "was closed"))
         self._inbox.close()
         self._end("was closed")
         self._settled.put(None)
@@ -401,6 +405,9 @@ class Sender:
             routes: Routes | None = None
             try:
                 routes = self._transport.routes(sent, known, wait_s)
+            except PipelineEnded as error:
+                self._inbox.put(partial(self._ended, error))
+                return
             except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
                 _logger.debug("no routes now: %s", error)
                 threading.Event().wait(RETRY_S)
@@ -438,9 +445,15 @@ class Sender:
         self._end(f"has failed ({error})")
         _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
 
-    def _give_up(self) -> None:
-        """The last event of a sender that closes: what was never sent is surely not stored."""
-        unsent = Unavailable("the pipeline was closed before these records were sent")
+    def _ended(self, error: PipelineEnded) -> None:
+        """Nobody takes what is sent, and never will: whoever comes next connects to what runs by then."""
+        if self._over is None:
+            self._give_up(f"has ended ({error})")
+            self._end(f"has ended ({error})")
+
+    def _give_up(self, why: str) -> None:
+        """The last event of a sender: what was never sent is surely not stored."""
+        unsent = Unavailable(f"the pipeline {why} before these records were sent")
         for submission, _ in self._awaiting:
             self._settle(submission, copy.copy(unsent))
         for (shard, _, _), group in self._batcher.take():

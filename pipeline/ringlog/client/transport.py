@@ -37,7 +37,8 @@ class Transport(Protocol):
     def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
         """The newest routes, as soon as they are newer than version ``known``, or after ``wait_s``.
 
-        ``key_bytes`` says what was sent for each key since the last call. Raises `Unavailable`.
+        ``key_bytes`` says what was sent for each key since the last call. Raises `Unavailable`, and
+        `PipelineEnded` where another pipeline runs in its place.
         """
 
     def shards(self) -> tuple[str, ...]:
