@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ import ringlog
 from conftest import local_ray
 from ringlog.actors import cluster
 from ringlog.actors.household import _ShardActor
-from ringlog.actors.remote import NAMESPACE, make_actor
+from ringlog.actors.remote import NAMESPACE, Unanswered, make_actor
 from ringlog.client.ray_transport import RayTransport
 from ringlog.metadata import open_store, read_pipeline
 from ringlog.settings import Settings
 from ringlog.storage import read_entries
 from seaweed import SeaweedFS
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -48,15 +50,17 @@ def journals(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+def actors() -> dict[str, Any]:
+    """The actors of this Ray cluster, by name."""
+    names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
+    return {name: ray.get_actor(name, namespace=NAMESPACE) for name in names}
+
+
 def test_shard_actors_that_outlived_the_pipeline_of_another_root_are_not_taken_for_ones_own(tmp_path: Path) -> None:
     folders = {"journal_dir": str(tmp_path / "journals")}
 
     def record(root: str) -> str:
         return read_pipeline(open_store(str(tmp_path / root), {}))[0].id
-
-    def actors() -> dict[str, Any]:
-        names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
-        return {name: ray.get_actor(name, namespace=NAMESPACE) for name in names}
 
     with local_ray():
         ringlog.start(str(tmp_path / "one"), **folders)
@@ -72,13 +76,76 @@ def test_shard_actors_that_outlived_the_pipeline_of_another_root_are_not_taken_f
         ringlog.submit_logs([{"body": "two", "service": "s"}])
         assert ringlog.sql("SELECT body FROM logs").fetchall() == [("two",)]
         chosen = Settings(root=str(tmp_path / "two"), journal_dir=folders["journal_dir"]).public()
-        make_actor(_ShardActor, "shard-7", {"memory": 1}, "shard-7", record("two"), chosen).call("status", {})
+        make_actor(_ShardActor, "shard-7", {"memory": 1}, "shard-7", record("two"), chosen).call(
+            "status", {}, timeout_s=60
+        )
         ringlog.stop()
-        names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
-        assert names == [], "also one that the controller knew nothing of"
+        assert actors() == {}, "also one that the controller knew nothing of"
         ringlog.start(str(tmp_path / "one"), **folders)
         assert ringlog.sql("SELECT body FROM logs").fetchall() == [("one",)]
         ringlog.stop()
+
+
+def test_a_stop_that_was_broken_off_is_finished_and_what_has_no_controller_is_ended(tmp_path: Path) -> None:
+    root, folders = str(tmp_path / "root"), {"journal_dir": str(tmp_path / "journals")}
+    with local_ray():
+        ringlog.start(root, **folders)
+        ringlog.submit_logs({"body": "before"})
+        before = actors()
+        before["controller"].close.remote()  # all that a stop did before it was interrupted
+        eventually(lambda: cluster.RemoteActor(before["controller"], "controller").call("describe")["closing"])
+        with pytest.raises(ringlog.Unavailable, match="is being ended: start it again"):
+            cluster.connect()
+        ringlog.start(root, **folders)
+        after = actors()
+        assert set(after) == set(before)
+        assert not [name for name, actor in before.items() if after[name] == actor]
+        ringlog.submit_logs({"body": "after"})
+        assert sorted(ringlog.sql("SELECT body FROM logs").fetchall()) == [("after",), ("before",)]
+
+        ray.kill(after["router"], no_restart=True)
+        ray.kill(after["housekeeper"], no_restart=True)
+        eventually(lambda: actors().get("router", after["router"]) != after["router"])
+        ringlog.submit_logs({"body": "with another router"})
+        ray.kill(after["controller"], no_restart=True)
+        eventually(lambda: "controller" not in actors())
+        ringlog.start(root, **folders, linger_ms=3.0)
+        assert actors()["shard-0"] != after["shard-0"], "it went by other settings than those that are told now"
+        assert ringlog.status()["housekeeping_trouble"] is None
+        assert len(ringlog.sql("SELECT body FROM logs").fetchall()) == 3
+
+        ringlog.connect().close()
+        ray.kill(actors()["controller"], no_restart=True)
+        eventually(lambda: "controller" not in actors())
+        ringlog.stop()
+        assert actors() == {}
+        with pytest.raises(ringlog.Unavailable, match="no pipeline runs in this Ray cluster"):
+            ringlog.stop()
+
+
+def test_no_call_waits_for_those_that_wait_for_the_store_and_who_cannot_begin_says_why() -> None:
+    class Waits:
+        """As a shard actor whose object store is away."""
+
+        def __init__(self, setting: str) -> None:
+            if setting == "wrong":
+                raise ringlog.ConfigurationError("write right, not wrong")
+
+        def flush(self, timeout_s: float) -> None:
+            threading.Event().wait(timeout_s)
+
+        def status(self) -> str:
+            return "there"
+
+    with local_ray():
+        waits = make_actor(Waits, "waits", {}, "right")
+        assert waits.call("status", timeout_s=60) == "there"
+        for _ in range(40):
+            with pytest.raises(Unanswered, match="no answer to flush"):
+                waits.call("flush", 30.0, timeout_s=0.01)
+        assert waits.call("status") == "there"
+        with pytest.raises(Unanswered, match=r"wrong is not there to answer status: .*write right, not wrong"):
+            make_actor(Waits, "wrong", {}, "wrong").call("status", timeout_s=60)
 
 
 def test_who_stays_connected_finds_the_pipeline_that_is_started_again_and_no_other(tmp_path: Path) -> None:
@@ -96,8 +163,9 @@ def test_who_stays_connected_finds_the_pipeline_that_is_started_again_and_no_oth
         ringlog.start(str(tmp_path / "two"), **folders)
         with pytest.raises(ringlog.Unavailable):
             stays.submit_logs({"body": "to another"}, timeout_s=3)
-        with pytest.raises(ringlog.Unavailable, match=r"has ended, and one of .*two runs here now"):
-            stays._sender.refresh()
+        with pytest.raises(ringlog.PipelineEnded, match=r"has ended, and one of .*two runs here now"):
+            stays.sql("SELECT body FROM logs")
+        assert stays.is_over, "so whoever submits next connects to the one that runs"
         stays.close()
         assert ringlog.sql("SELECT body FROM logs").fetchall() == []
         ringlog.stop()
@@ -164,7 +232,7 @@ def test_the_jobs_run_by_ray_job_submit(tmp_path: Path) -> None:
     ports = [
         "--port=6399",
         "--dashboard-port=8299",
-        "--dashboard-agent-listen-port=52399",
+        "--dashboard-agent-listen-port=28399",
         "--ray-client-server-port=9399",
     ]
     start = ["start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--temp-dir={short}", *ports]

@@ -119,7 +119,7 @@ class Controller:
         return {
             "shards": shards,
             "actors": statuses,
-            "lingering": list(plan.lingering),
+            "lingering": [one for one in (*plan.lingering, *plan.gone) if one not in self._dismissed],
             "away": away,
             "plan_trouble": plan_trouble,
         }

@@ -54,9 +54,8 @@ class RemoteActor:
 
 def _reason(error: BaseException) -> str:
     """What Ray says, without the report of a process that it puts around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    constructor = [line for line in lines if line.startswith("ringlog.errors.")]
-    return constructor[-1] if constructor else lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "creation task" in lines[0] else lines[0]  # there, what the constructor raised stands last
 
 
 def make_actor(kind: type[Any], name: str, options: Mapping[str, Any], *arguments: Any) -> RemoteActor:

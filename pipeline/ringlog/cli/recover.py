@@ -122,14 +122,17 @@ def _accept(running: cluster.Cluster, name: str, yes: bool, json: bool) -> None:
     with show.errors.status(f"opening {name}: its members have a last chance to answer"):
         epoch = running.accept_loss(name)
     after = running.status()
-    gaps = after["shards"][name]["gaps"]
+    gaps = after["shards"].get(name, {"gaps": None})["gaps"]  # a controller that has just begun knows of none
     new = None if gaps is None else [gap for gap in gaps if gap not in (before["gaps"] or [])]
     if json:
         show.json_line({"shard": name, "epoch": epoch, "gaps": new})
         return
     show.console.print(f"{name} is open, in epoch {epoch}", highlight=False)
     if new is None:
-        show.console.print(f"what was lost cannot be shown now: {show.plain(after['metadata_trouble'])}", markup=False)
+        show.console.print(
+            f"what was lost cannot be shown now: {show.plain(after['metadata_trouble'] or after['plan_trouble'])}",
+            markup=False,
+        )
     elif not new:
         show.console.print("nothing was lost: enough of its journals answered after all")
     for gap_epoch, start in new or ():

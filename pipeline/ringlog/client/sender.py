@@ -442,8 +442,8 @@ class Sender:
 
     def _fail(self, error: BaseException) -> None:
         """An event raised what nothing foresees: nothing more is sent."""
-        self._end(f"has failed ({error})")
         _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
+        self._end(f"has failed ({error})")
 
     def _ended(self, error: PipelineEnded) -> None:
         """Nobody takes what is sent, and never will: whoever comes next connects to what runs by then."""
