@@ -33,6 +33,7 @@ def shard(**changes: Any) -> dict[str, Any]:
         "waits_for": None,
         "gaps": [],
         "retiring": False,
+        "crowded": [],
         **changes,
     }
 

@@ -19,6 +19,7 @@ import ringlog
 from ringlog.actors.cluster import _record
 from ringlog.actors.homes import alive_nodes
 from ringlog.actors.household import Household
+from ringlog.actors.remote import RemoteActor
 from ringlog.control.homes import Move
 from ringlog.settings import Settings
 from waiting import eventually
@@ -73,8 +74,23 @@ def ids(actor: str) -> set[str]:
     return {kept["id"] for kept in status()["actors"][actor]["keeping"].values()}
 
 
+def apart() -> bool:
+    """Whether every shard has three members, each on a node of its own."""
+    found = status()
+    nodes = {actor: one["node"] for actor, one in found["actors"].items()}
+    return all(len({nodes.get(actor) for actor in one.get("members", ())}) == 3 for one in found["shards"].values())
+
+
 def submit(first: int) -> None:
     ringlog.submit_logs([{"body": str(number), "service": f"s{number}"} for number in range(first, first + 200)])
+
+
+def answers(actor: RemoteActor, other_than: int) -> bool:
+    """Whether it is there, in another process."""
+    try:
+        return bool(actor.call("status", {}, timeout_s=1.0)["pid"] != other_than)
+    except ringlog.Unavailable:
+        return False
 
 
 def test_an_actor_for_which_a_node_has_no_room_any_more_stays_or_goes_to_another(tmp_path: Path) -> None:
@@ -98,9 +114,14 @@ def test_an_actor_for_which_a_node_has_no_room_any_more_stays_or_goes_to_another
         assert household.summon("shard-0", False, ()) is None, "it is Ray's to begin it there"
         begun = household.summon("shard-0", True, ())
         assert begun is not None
-        assert begun.call("status", {}, timeout_s=WITHIN_S)["node"] == free.id
+        found = begun.call("status", {}, timeout_s=WITHIN_S)
+        assert found["node"] == free.id
         household.lives("shard-0", free.id)
         assert household.summon("shard-0", True, ()) is None, "it was there"
+
+        os.kill(found["pid"], signal.SIGSTOP)
+        household.restart("shard-0")
+        eventually(lambda: answers(begun, other_than=found["pid"]))
     finally:
         ray.shutdown()
         made.shutdown()
@@ -110,6 +131,7 @@ def test_who_joins_gets_an_actor_and_the_death_of_any_node_takes_no_majority(clu
     with started(tmp_path, shards=4):
         eventually(complete)
         assert sorted(by_node().values()) == [1, 1, 2], "there is nowhere else"
+        eventually(apart)
         submit(0)
         before = {actor: (one["node"], ids(actor)) for actor, one in status()["actors"].items()}
         joined = cluster.add_node(node_ip_address="127.0.0.5", num_cpus=1, include_dashboard=False)

@@ -414,6 +414,90 @@ def test_the_next_on_the_ring_stands_in_and_nobody_on_the_node_of_another_member
         assert wanted == ([] if stands_in is None else [("shard-0", "shard-1", stands_in)]), nodes
 
 
+def keeping(found: dict[str, dict[str, Any]], *actors: str) -> dict[str, dict[str, Any]]:
+    """The same, where shard-0 was opened with these."""
+    for actor in actors:
+        found[actor]["keeping"] = {"shard-0": {"id": actor, "promised": 1, "log_epoch": 1}}
+    return found
+
+
+def test_whoever_comes_back_on_the_node_of_a_member_is_none_and_another_takes_its_place() -> None:
+    """Two of a quorum of two on one disk would be one."""
+    one = alone()
+    pair = six({"shard-1", "shard-2"}, {*SIX} - {"shard-0"})
+    pair["shard-1"]["leading"] = six({"shard-1", "shard-2"})["shard-0"]["leading"]
+    back = six({"shard-1", "shard-2"}, shard_0="shard-1")
+    back["shard-0"]["leading"], back["shard-1"]["leading"] = {}, pair["shard-1"]["leading"]
+    keeping(back, "shard-0")
+    assert one.decide(pair, 0.0) == []
+    assert one.decide(back, 1.0) == []
+    assert one.decide(back, 1.0 + COMPLETING_S) == [
+        TakeOver("shard-0", "shard-1", ("shard-1", "shard-2", "shard-3")),
+    ]
+    assert one.crowded("shard-0", back) == ["shard-0"]
+
+    three = six({"shard-1", "shard-2"}, {"shard-0", "shard-1", "shard-2"}, shard_0="shard-1")
+    three["shard-0"]["leading"], three["shard-1"]["leading"] = {}, pair["shard-1"]["leading"]
+    again = Reconciler(("shard-0",), SIX[:3], 3, 2)
+    for now in range(20):
+        assert again.decide(three, now) == [], "nobody else is there: two copies on two nodes are what can be had"
+    assert again.calm(19.0, CALM_S)
+
+    apart = {**three, "shard-0": {**three["shard-0"], "node": "another"}}
+    assert again.decide(apart, 20.0) == []
+    assert again.decide(apart, 20.0 + COMPLETING_S) == [
+        TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2")),
+    ]
+
+
+def test_a_member_that_shares_a_node_with_the_leader_gives_its_place_up() -> None:
+    one = alone()
+    found = six({"shard-0", "shard-1", "shard-2"}, shard_1="shard-0")
+    assert one.decide(found, 0.0) == []
+    assert one.decide(found, COMPLETING_S) == [TakeOver("shard-0", "shard-0", ("shard-0", "shard-2", "shard-3"))]
+
+
+def test_where_a_member_ends_who_shared_its_node_counts_in_its_place() -> None:
+    one = alone()
+    found = six({"shard-1", "shard-2"}, {"shard-0", "shard-1", "shard-2"}, shard_0="shard-1")
+    found["shard-2"]["leading"] = found["shard-0"]["leading"]
+    found["shard-0"]["leading"] = {}
+    assert one.decide(found, 0.0) == []
+    del found["shard-1"]
+    assert one.decide(found, 1.0) == []
+    assert one.decide(found, 1.0 + 2 * LEADERLESS_S) == [TakeOver("shard-0", "shard-2", ("shard-0", "shard-2"))]
+
+
+def test_on_one_node_all_are_members_and_of_five_no_node_has_three() -> None:
+    here = dict.fromkeys(("shard_0", "shard_1", "shard_2", "shard_3", "shard_4"), "one")
+    assert alone().decide(six({"shard-0", "shard-1", "shard-2"}, {"shard-0", "shard-1", "shard-2"}, **here), 0.0) == []
+    five = Reconciler(("shard-0",), SIX[:5], 5, 3)
+    on_two = {**here, "shard_3": "two", "shard_4": "two"}
+    found = six({*SIX[:5]}, SIX[:5], **on_two)
+    five.decide(found, 0.0)
+    assert five.decide(found, COMPLETING_S) == [
+        TakeOver("shard-0", "shard-0", ("shard-0", "shard-1", "shard-3", "shard-4"))
+    ]
+
+
+def test_no_shard_goes_back_to_who_shares_a_node_with_a_member() -> None:
+    one = Reconciler(("shard-0", "shard-1", "shard-2"), SIX, 3, 2)
+    members = {"shard-1", "shard-2", "shard-3"}
+    found = statuses(
+        {*SIX},
+        shard_0=("shard-1", 1, members),
+        shard_1=("shard-1", 1, members),
+        shard_2=("shard-2", 1, {"shard-2", "shard-3", "shard-4"}),
+    )
+    for actor, status in found.items():
+        status["node"] = "shard-1" if actor == "shard-0" else actor
+    one.decide(found, 0.0)
+    for now in range(1, 30):
+        assert one.decide(found, now) == []
+    found["shard-0"]["node"] = "shard-0"
+    assert any(takeover.members[0] == "shard-0" for now in range(30, 60) for takeover in one.decide(found, now))
+
+
 def test_nobody_new_stands_in_while_too_few_answer_for_a_takeover() -> None:
     one, found = alone(), six({"shard-0", "shard-1", "shard-2"}, {*SIX} - {"shard-1", "shard-2"})
     for now in range(100):

@@ -113,8 +113,13 @@ class Controller:
         for shard in plan.led:
             leader = leader_of(shard, statuses)
             led = statuses[leader]["leading"][shard] if leader else {}
-            retiring = shard in plan.retiring
-            shards[shard] = {"leader": leader, **led, "trouble": trouble.get(shard), "retiring": retiring}
+            shards[shard] = {
+                "leader": leader,
+                **led,
+                "trouble": trouble.get(shard),
+                "retiring": shard in plan.retiring,
+                "crowded": self._reconciler.crowded(shard, statuses) if plan == self._followed else [],
+            }
         away = {actor: self._away[actor] for actor in self._reconciler.actors if actor in self._away}
         return {
             "shards": shards,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ class Reconciler:
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
-        elif self.calm(now, CALM_S) and (balancing := self._balance(statuses)):
+        elif self.calm(now, CALM_S) and (balancing := self._balance(statuses, now)):
             wanted += balancing
             self._calm_since = now
         return wanted
@@ -104,6 +105,12 @@ class Reconciler:
     def groups(self) -> list[tuple[str, ...]]:
         """The actors that keep each shard together."""
         return [self.wished(shard) for shard in self.shards]
+
+    def crowded(self, shard: str, statuses: Statuses) -> list[str]:
+        """Of the wished that answer, those that keep nothing of ``shard`` since a member is on their node."""
+        answering = [actor for actor in self.wished(shard) if actor in statuses]
+        apart = self._apart(shard, answering, statuses)
+        return [actor for actor in answering if actor not in apart]
 
     def spares_one(self) -> bool:
         """Whether a shard can be led without one of its members."""
@@ -191,7 +198,9 @@ class Reconciler:
         complete = leader is not None and {member["id"] for member in members.values()} >= {
             _replica(shard, statuses[actor]) for actor in keepers
         }
-        if complete and not leaves and moving not in members:
+        wished = self.wished(shard)
+        crowded = {actor for actor in wished if actor in statuses} - {*keepers, *leaving, moving}
+        if complete and not leaves and moving not in members and crowded.isdisjoint(members):
             self._attempts.pop(shard, None)
             return None
         attempts = self._attempts.setdefault(shard, _Attempts(now, now))
@@ -202,9 +211,9 @@ class Reconciler:
             attempts.absent_since, attempts.returning = now, True
             return None
         waited = now - attempts.absent_since
-        wished = self.wished(shard)
+        missing = {*wished} - {*keepers} - crowded
         going = {moving, *leaving, *(actor for actor in wished if self._is_gone(actor, now))}
-        everybody = len(keepers) == len(wished) and going >= {*wished} - {*keepers}
+        everybody = not missing or (len(keepers) == len(wished) and going >= missing)
         if leaves or moving in members:
             ready = True
         elif leader is not None and not self._is_stalled(shard, statuses):
@@ -228,17 +237,33 @@ class Reconciler:
     ) -> tuple[str, ...]:
         """Who should keep ``shard`` now, of those that answer.
 
-        Those that are wished; and others in the place of each that has been away for long, leaves or moves, so that
-        the next failure finds as many copies as this one. Who keeps it in somebody's place does so until that one is
-        back. Where nobody can take the place of one that leaves, it stays for as long as it answers.
+        Those that are wished and live apart; and others in the place of each that has been away for long, leaves, moves
+        or shares a node, so that the next failure finds as many copies as this one. Who keeps it in somebody's place
+        does so until that one is back. Where nobody can take the place of one that leaves, it stays for as long as it
+        answers.
         """
         wished = self.wished(shard)
-        answering = [actor for actor in wished if actor in statuses and actor != moving]
+        answering = self._apart(shard, [actor for actor in wished if actor in statuses and actor != moving], statuses)
         staying = [actor for actor in answering if actor not in leaving]
         free = len(wished) - len(staying)
         substitutes = self._substitutes(shard, statuses, now, staying, {moving, *leaving})
         leaving_yet = [actor for actor in answering if actor in leaving][: free - len(substitutes)]
         return (*(actor for actor in answering if actor in staying or actor in leaving_yet), *substitutes)
+
+    def _apart(self, shard: str, actors: Sequence[str], statuses: Statuses) -> list[str]:
+        """Those of ``actors`` that may count together: no node has a quorum, with which its disk could be alone.
+
+        All of them, where fewer than a quorum would be left. Who leads or keeps the shard stays before who does not.
+        """
+        leader, kept = leader_of(shard, statuses), self._kept.get(shard) or _holding(shard, statuses)
+        on_node: Counter[str] = Counter()
+        apart: set[str] = set()
+        for actor in sorted(actors, key=lambda actor: (actor != leader, actor not in kept)):
+            node = _node(actor, statuses)
+            if on_node[node] < max(1, self._quorum - 1):
+                on_node[node] += 1
+                apart.add(actor)
+        return [actor for actor in actors if actor in apart or len(apart) < self._quorum]
 
     def _substitutes(
         self, shard: str, statuses: Statuses, now: float, staying: Sequence[str], going: Collection[str | None]
@@ -249,7 +274,11 @@ class Reconciler:
         too few of those that keep it now answer for a take-over: it would only stop who leads.
         """
         wished = self.wished(shard)
-        gone = [actor for actor in wished if actor in going or self._is_gone(actor, now)]
+        gone = [
+            actor
+            for actor in wished
+            if actor in going or self._is_gone(actor, now) or (actor in statuses and actor not in staying)
+        ]
         kept = self._kept.get(shard) or _holding(shard, statuses)
         others = [actor for actor in self._others(shard) if actor not in going and not self._is_gone(actor, now)]
         keeping = [actor for actor in others if actor in kept]
@@ -289,14 +318,15 @@ class Reconciler:
         kept = statuses[actor]["keeping"].get(shard)
         return -kept["log_epoch"] if kept else 0, _led_by(actor, statuses, self.shards)
 
-    def _balance(self, statuses: Statuses) -> list[TakeOver]:
+    def _balance(self, statuses: Statuses, now: float) -> list[TakeOver]:
         """At most one move: of a shard to the actor that should lead it, which leads two fewer than its leader."""
         for shard in self.shards:
-            leader, wished = leader_of(shard, statuses), self.wished(shard)
-            if leader is None or leader == wished[0]:
+            leader, first = leader_of(shard, statuses), self.wished(shard)[0]
+            keepers = self._keepers(shard, statuses, now, (), None)
+            if leader in (None, first) or first not in keepers:
                 continue
-            if _led_by(leader, statuses, self.shards) >= _led_by(wished[0], statuses, self.shards) + 2:
-                return [TakeOver(shard, wished[0], wished)]
+            if _led_by(leader, statuses, self.shards) >= _led_by(first, statuses, self.shards) + 2:
+                return [TakeOver(shard, first, keepers)]
         return []
 
 
