@@ -44,6 +44,13 @@ def test_where_the_table_has_everything_that_is_said(tmp_path: Path) -> None:
 
 def test_a_new_root_has_nothing_to_recover() -> None:
     assert shown(*recovered({"shard-0": shard(epoch=1, begun=0)}, None)) == ""
+    late = {"shard-0": shard(epoch=1, begun=0), "shard-1": shard(epoch=2, begun=0)}
+    assert shown(*recovered(late, None)) == "", "its first epoch was claimed and did not open"
+
+
+def test_a_shard_that_began_with_nothing_is_counted_among_those_that_did_not() -> None:
+    text = shown(*recovered({"shard-0": shard(begun=20), "shard-1": shard(begun=0)}, None))
+    assert text.startswith("recovered 2 of 2 shards, with 20 records that only the journals had")
 
 
 def test_what_is_not_complete_is_explained_with_the_command_that_would_accept_the_loss() -> None:

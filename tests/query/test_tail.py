@@ -85,6 +85,29 @@ def test_closing_ends_the_stream() -> None:
     assert script.stopped.wait(5)
 
 
+def test_a_stream_that_begins_while_the_tail_is_closed_is_stopped_too() -> None:
+    asked, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Script):
+        """The leader that comes second takes its time, and its stream has no end."""
+
+        def follow(self, shard: str, start: int | None) -> Followed:
+            found = super().follow(shard, start)
+            if len(self.starts) == 1:
+                return found
+            asked.set()
+            assert go_on.wait(20)
+            return Followed(found.base, found.batches, stopped.set)
+
+    batches = tail(Slow([rows("s", 0, 1)], bases=(0,)), Filter())
+    assert next(batches)["record_offset"].to_pylist() == [0]
+    assert asked.wait(20)
+    batches.close()  # type: ignore[attr-defined]
+    assert not stopped.is_set()
+    go_on.set()
+    assert stopped.wait(20)
+
+
 class Changing:
     """Shards that come and go; each leader gives what its shard has, and goes on until it is stopped or retired."""
 

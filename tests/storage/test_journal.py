@@ -171,6 +171,27 @@ def test_entries_without_a_state_belong_to_nobody(tmp_path: Path) -> None:
     set_aside(tmp_path, before)
 
 
+def test_a_state_that_is_removed_while_it_is_looked_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an actor that begins anew, while another process looks who has a journal."""
+    written(tmp_path / "j", 1)
+    state = tmp_path / "j" / journal.STATE
+    assert journal.read_state(state) is not None
+    read = Path.read_bytes
+
+    def too_late(path: Path) -> bytes:
+        path.unlink()
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", too_late)
+        assert journal.read_state(state) is None
+    assert journal.read_state(state) is None
+    (tmp_path / "file").touch()
+    assert journal.read_state(tmp_path / "file" / journal.STATE) is None
+
+
 def test_a_journal_of_another_shard_is_refused(tmp_path: Path) -> None:
     opened_state(tmp_path)
     with pytest.raises(ConfigurationError, match="shard-9"):

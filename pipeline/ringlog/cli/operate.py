@@ -72,10 +72,10 @@ def _running() -> cluster.Cluster | None:
 
 
 def recovered(shards: dict[str, Any], table: Snapshot | None) -> Iterator[Text]:
-    """What the shards began with that ``table``, read before, did not have; nothing is said where all are new."""
+    """What the shards began with that ``table``, read before, did not have; nothing is said where they had nothing."""
     led = {name: shard for name, shard in shards.items() if shard["leader"] is not None and shard["epoch"] > 1}
-    if not led:
-        return
+    if not any(shard["begun"] for shard in led.values()):
+        return  # it may well be that no earlier epoch opened
     records = sum(shard["begun"] - (table.stored(name) if table else 0) for name, shard in led.items())
     waiting = sum(shard["held_bytes"] for shard in led.values())
     begun = f"recovered {len(led)} of {len(shards)} shards"

@@ -165,6 +165,9 @@ class _Follower:
 
     def _follow_once(self) -> None:
         self._followed = followed = self._source.follow(self._shard, self.position)
+        if self._stopped.is_set():  # meanwhile: whoever stopped it may not have seen this stream, which has no end
+            followed.stop()
+            return
         if not self._added and self.position is not None and followed.base > self.position:
             self._archived(followed.base)
         self.position, self._added = followed.base, False

@@ -312,10 +312,12 @@ class Journal:
 
 def read_state(path: Path) -> dict[str, Any] | None:
     """What a ``state.json`` says; None where there is none. Raises `CorruptionError`."""
-    if not path.exists():
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        found = orjson.loads(path.read_bytes())
+        found = orjson.loads(data)
         state: dict[str, Any] = found["state"]
         intact = zlib.crc32(orjson.dumps(state)) == found["checksum"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
