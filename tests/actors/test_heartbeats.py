@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.test_shard import SHARD, TOKEN, Trio, eventually
+from actors.test_shard import SHARD, TOKEN, WITHIN_S, Trio, eventually
 from ringlog.actors import heartbeats
 from ringlog.actors.heartbeats import Heartbeats
 from ringlog.actors.shard import ShardHost
@@ -68,7 +68,7 @@ def test_the_end_of_a_process_is_heard_without_waiting_for_its_silence(trio: Tri
     heard.changed.clear()
     trio.stop("shard-1")
     eventually(lambda: set(heard.heartbeats.statuses()) == {"shard-0", "shard-2"})
-    assert heard.changed.is_set()
+    assert heard.changed.wait(WITHIN_S)
 
 
 def test_one_that_begins_again_elsewhere_is_found_and_the_others_hear_where(trio: Trio, heard: Heard) -> None:

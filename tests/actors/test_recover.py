@@ -111,8 +111,14 @@ class Watched:
         return {**found["shards"][shard], **condition_of(shard, found["actors"], decided.get(shard), 3)}
 
     def await_condition(self, condition: str, shard: str = SHARD) -> dict[str, Any]:
-        eventually(lambda: self.status(shard)["condition"] == condition)
-        return self.status(shard)
+        found: dict[str, Any] = {}
+
+        def holds() -> bool:
+            found.update(self.status(shard))
+            return bool(found["condition"] == condition)
+
+        eventually(holds)
+        return found
 
     def leader(self) -> ShardHost:
         return self.trio.hosts[self.status()["leader"]]
@@ -147,9 +153,9 @@ class Following:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for long."""
-    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 2.0)
-    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 0.2)
+    """Nobody waits for long, but for members that may answer, twice in a takeover."""
+    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 3.0)
+    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 1.0)
     monkeypatch.setattr("ringlog.control.reconcile.BACKOFF_S", (0.1, 0.1))
 
 

@@ -100,12 +100,6 @@ CLIENTS: list[Client] = []
 """Those of the running test: a stream that is left open would keep its server, and this process, from ending."""
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A takeover waits longer for members that a busy machine keeps from answering: nobody here opens again for them."""
-    monkeypatch.setattr("ringlog.replication.takeover.GRACE_S", 2.0)
-
-
 @pytest.fixture
 def trio(tmp_path: Path) -> Iterator[Trio]:
     made = Trio(tmp_path)
@@ -351,11 +345,11 @@ def test_a_loss_is_accepted_and_every_reader_is_shown_where(tmp_path: Path, monk
     for actor in ("shard-0", "shard-1"):
         shutil.rmtree(tmp_path / "journals" / actor / SHARD)
     second = Trio(tmp_path)
-    monkeypatch.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 1.0)
-    with pytest.raises(Unavailable, match="1 of 2 needed seals"):
-        second.open("shard-2")
-    monkeypatch.undo()
-    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 0.1)
+    with monkeypatch.context() as hasty:
+        hasty.setattr("ringlog.actors.shard.TAKEOVER_DEADLINE_S", 1.0)
+        with pytest.raises(Unavailable, match="1 of 2 needed seals"):
+            second.open("shard-2")
+    monkeypatch.setattr("ringlog.replication.takeover.LOSS_GRACE_S", 1.0)
     assert second.open("shard-2", accept_loss=True) == 3
     gap = "records of shard-0 may be missing here: the loss was accepted by `ringlog recover --accept-loss`"
     assert bodies(second.hosts["shard-2"])[10:] == [gap]
@@ -388,14 +382,14 @@ def test_a_failed_disk_ends_the_host_and_acknowledges_nothing(tmp_path: Path, mo
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ringlog.storage.journal.os.fdatasync", fail)
-    client = Client(trio.hosts["shard-0"])
-    client.send(0)
-    eventually(lambda: len(trio.failures) >= 2)
-    with pytest.raises(queue.Empty):
-        client.answers.get(timeout=0.5)
-    assert {type(error) for error in trio.failures} == {OSError}
-    monkeypatch.undo()
+    with monkeypatch.context() as failing:
+        failing.setattr("ringlog.storage.journal.os.fdatasync", fail)
+        client = Client(trio.hosts["shard-0"])
+        client.send(0)
+        eventually(lambda: len(trio.failures) >= 2)
+        with pytest.raises(queue.Empty):
+            client.answers.get(timeout=0.5)
+        assert {type(error) for error in trio.failures} == {OSError}
     trio.failures.clear()
     trio.close()
 

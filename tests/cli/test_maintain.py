@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -30,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("RINGLOG_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("RINGLOG_JOURNAL_DIR", str(tmp_path / "journals"))
     table = table_of(str(tmp_path / "root"))
-    fill(table)
+    fill(table, today(monkeypatch))
     return str(tmp_path / "root")
 
 
@@ -38,9 +39,15 @@ def table_of(root: str, **options: Any) -> Table:
     return Table(f"{root}/logs", options)
 
 
-def fill(table: Table) -> None:
+def today(monkeypatch: pytest.MonkeyPatch) -> int:
+    """When this day began, in nanoseconds; for the commands it stays this day."""
+    now_s = time.time()
+    monkeypatch.setattr("ringlog.cli.maintain.time", SimpleNamespace(time=lambda: now_s))
+    return int(now_s) * 10**9 // DAY_NS * DAY_NS
+
+
+def fill(table: Table, midnight: int) -> None:
     table.open_or_create()
-    midnight = time.time_ns() // DAY_NS * DAY_NS
     for number in range(6):
         times = [midnight - (number // 2) * DAY_NS + at for at in range(10)]
         services = [f"service-{number % 2}"] * 10
@@ -192,7 +199,7 @@ def test_on_s3(seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RINGLOG_ROOT", seaweed.root("maintain"))
     monkeypatch.setenv("RINGLOG_JOURNAL_DIR", str(tmp_path))
-    fill(table_of(seaweed.root("maintain"), **seaweed.storage_options))
+    fill(table_of(seaweed.root("maintain"), **seaweed.storage_options), today(monkeypatch))
     assert said("expire", "--days", "1")["records"] == 20
     assert said("compact")["segments"] == 4
     assert said("vacuum")["files"] == []

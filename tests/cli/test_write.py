@@ -207,7 +207,7 @@ def test_a_file_that_is_gone_when_its_turn_comes_ends_it_too(run: Callable[..., 
 
 
 def timed(transport: MemoryTransport) -> MemoryTransport:
-    transport.settings = Settings(shards=1, replicas=1, submit_timeout_s=0.3)
+    transport.settings = Settings(shards=1, replicas=1, submit_timeout_s=2)
     return transport
 
 
@@ -231,7 +231,7 @@ def test_a_batch_that_is_stored_in_part_is_not_said_to_be_not_stored(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write, "_ROWS", 20)
-    settings = Settings(shards=1, replicas=1, submit_timeout_s=0.3, batch_rows_max=1, shard_buffer_bytes_max=20_000)
+    settings = Settings(shards=1, replicas=1, submit_timeout_s=2, batch_rows_max=1, shard_buffer_bytes_max=20_000)
     with ringlog.Pipeline(MemoryTransport(settings)) as pipeline:
         result = run(pipeline, "submit", "--json", stdin=("x" * 4_000 + "\n") * 20)
         ((stored,),) = pipeline.sql("SELECT count(*) FROM logs").fetchall()

@@ -21,7 +21,7 @@ class Leaderless(MemoryTransport):
 
 def small(**bounds: int) -> Settings:
     """One record to a batch: how many of them go together is a matter of time."""
-    return Settings(shards=1, replicas=1, submit_timeout_s=0.3, batch_rows_max=1, **bounds)
+    return Settings(shards=1, replicas=1, submit_timeout_s=3, batch_rows_max=1, **bounds)
 
 
 def test_a_process_holds_no_more_than_it_may_and_its_caller_is_told() -> None:

@@ -142,16 +142,19 @@ class Behind:
     """An empty root behind a door of its own."""
 
     objects: Objects
+    usual: Objects
+    """The same with the usual deadline: for calls that a busy machine may take its time for."""
     door: Door
 
     @classmethod
     def made(cls, seaweed: SeaweedFS, proxy: S3Proxy, deadline_s: float) -> Behind:
         door = proxy.door()
         options = {**seaweed.storage_options, "AWS_ENDPOINT_URL": door.url}
-        objects = Objects(seaweed.root(uuid.uuid4().hex), options, deadline_s)
+        root = seaweed.root(uuid.uuid4().hex)
+        objects, usual = Objects(root, options, deadline_s), Objects(root, options)
         # However long it takes, before any deadline counts: botocore reads its descriptions of S3.
         assert objects._store._files.exists(seaweed.bucket)  # type: ignore[attr-defined]
-        return cls(objects, door)
+        return cls(objects, usual, door)
 
 
 def meet(behind: Behind, kind: str) -> None:
@@ -192,7 +195,7 @@ def meet(behind: Behind, kind: str) -> None:
 @pytest.mark.s3
 def test_one_fault_fails_nothing(seaweed: SeaweedFS, proxy: S3Proxy) -> None:
     kinds = [kind for kind in FAULTS if kind != "late"]  # a late write may well come after a removal
-    roots = [Behind.made(seaweed, proxy, deadline_s=6.0) for _ in kinds]
+    roots = [Behind.made(seaweed, proxy, deadline_s=12.0) for _ in kinds]
     with ThreadPoolExecutor(len(roots)) as pool:
         assert list(pool.map(meet, roots, kinds)) == [None] * len(kinds)
 
@@ -204,7 +207,7 @@ def test_a_store_that_fails_for_longer_than_the_deadline_is_unavailable(
 ) -> None:
     behind = Behind.made(seaweed, proxy, deadline_s=2.0)
     objects = behind.objects
-    objects.write("a", b"a" * 1000)
+    behind.usual.write("a", b"a" * 1000)
     behind.door.plan = always(kind)
     calls: list[Callable[[], object]] = [
         lambda: objects.read("a"),
@@ -222,7 +225,7 @@ def test_a_store_that_fails_for_longer_than_the_deadline_is_unavailable(
     with ThreadPoolExecutor(len(calls)) as pool:
         assert list(pool.map(refused, calls)) == [None] * len(calls)
     behind.door.plan = None
-    assert objects.read("a") == b"a" * 1000
+    assert behind.usual.read("a") == b"a" * 1000
 
 
 @pytest.mark.s3
@@ -244,5 +247,5 @@ def test_half_a_write_is_no_object(seaweed: SeaweedFS, proxy: S3Proxy) -> None:
     with pytest.raises(Unavailable):
         behind.objects.write("a", b"a" * 1000)
     behind.door.plan = None
-    assert behind.objects.list() == []
-    assert not behind.objects.exists("a")
+    assert behind.usual.list() == []
+    assert not behind.usual.exists("a")

@@ -60,12 +60,12 @@ def test_a_link_to_a_process_that_is_stopped_takes_frames_at_once(echo: tuple[st
 def test_a_producers_stream_to_a_process_that_is_stopped_does_not_open(
     echo: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ringlog.wire.flight.OPEN_DEADLINE_S", 0.5)
     location, pid = echo
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     first = open_stream(location, "token", lambda frame: answers.put(bytes(frame)), lambda: None)
     first.send(b"one")
     assert answers.get(timeout=WITHIN_S) == b"one"
+    monkeypatch.setattr("ringlog.wire.flight.OPEN_DEADLINE_S", 0.5)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(Unavailable):
         open_stream(location, "token", lambda frame: answers.put(bytes(frame)), lambda: None)
