@@ -37,6 +37,8 @@ FLUSH_DEADLINE_S = 30.0
 FAULTS_MIN_PART = 0.25
 """How many of the faults that there was time for must have taken effect, at the least."""
 ACKNOWLEDGED_PER_MINUTE_MIN = 2000
+LONGER = 3
+"""How many times as long it may take until as many kinds of faults as were asked for have taken effect."""
 PROGRESS_EVERY_S = 60.0
 
 
@@ -119,8 +121,10 @@ def run(folder: Path, given: argparse.Namespace, kinds: list[str], network: Netw
                 nemesis = Nemesis(ground, crowd, draw, folder / "faults.jsonl")
                 story = Story(time.monotonic_ns(), faults=nemesis.faults, skipped=nemesis.skipped)
                 progress = Progress(folder, nemesis)
-                until = time.monotonic() + 60 * given.minutes
-                nemesis.run(until, kinds, given.every, (crowd.replace_ended, progress.tell))
+                now, seconds = time.monotonic(), 60 * given.minutes
+                at_latest = now + LONGER * seconds
+                meanwhile = (crowd.replace_ended, progress.tell)
+                nemesis.run(now + seconds, kinds, given.every, meanwhile, given.kinds_min, at_latest)
                 if not eventually(ground.whole, HEALS_WITHIN_S):
                     story.failed.append(f"not every shard is complete again: {ground.told()}")
                 story.end = time.monotonic_ns()
@@ -172,6 +176,7 @@ def main() -> None:
     parser.add_argument("--network", choices=["loopback", "namespaces"], default="loopback")
     parser.add_argument("--faults", help=f"of {','.join(FAULTS)}; all that the servers allow by default")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between one fault and the next, about")
+    parser.add_argument("--kinds-min", type=int, default=0, help="go on until so many kinds took effect, within limits")
     parser.add_argument("--folder", type=Path, help="keep the root, the journals and the histories there")
     parser.add_argument("--report", type=Path, help="write the result there too, with examples of what is wrong")
     parser.add_argument("--json", action="store_true", help="the last line is one object")

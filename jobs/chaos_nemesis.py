@@ -51,11 +51,22 @@ class Nemesis:
         self.faults: list[Fault] = []
         self.skipped: Counter[str] = Counter()
 
-    def run(self, until: float, kinds: Sequence[str], every_s: float, meanwhile: Sequence[Callable[[], None]]) -> None:
-        """Every kind in turn, in an order drawn anew each time round. When the time is over, nothing stays away."""
+    def run(
+        self,
+        until: float,
+        kinds: Sequence[str],
+        every_s: float,
+        meanwhile: Sequence[Callable[[], None]],
+        kinds_min: int = 0,
+        at_latest: float = 0.0,
+    ) -> None:
+        """Every kind in turn, in an order drawn anew each time round. When the time is over, nothing stays away.
+
+        It is not over before so many kinds have taken effect, or it is ``at_latest``.
+        """
         dealt = self._deal(kinds)
         next_at = time.monotonic() + self._draw.uniform(0.5, 1.5) * every_s
-        while (now := time.monotonic()) < until:
+        while (now := time.monotonic()) < until or (now < at_latest and self._kinds() < kinds_min):
             self._replace_dead_nodes()
             if now >= next_at:
                 self.strike(next(dealt))
@@ -78,6 +89,9 @@ class Nemesis:
         self.faults.append(Fault(kind, hit.at, hit.target, shards, round(hit.seconds, 1)))
         with self._history.open("ab") as file:
             file.write(orjson.dumps(asdict(self.faults[-1])) + b"\n")
+
+    def _kinds(self) -> int:
+        return len({fault.kind for fault in self.faults})
 
     def _deal(self, kinds: Sequence[str]) -> Iterator[str]:
         while True:

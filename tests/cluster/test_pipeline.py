@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import ray
 
 import ringlog
 from ringlog.actors.cluster import CONTROLLER, HOUSEKEEPER, NAMESPACE, ROUTER
+from waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -34,15 +33,15 @@ def count(service: str) -> int:
 
 
 def status_of_a_whole_pipeline() -> dict[str, Any]:
-    """What the controller says, once it is there and has heard of every leader."""
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(ringlog.Unavailable):
-            status = ringlog.status()
-            if all(shard["leader"] for shard in status["shards"].values()):
-                return status
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.1)
+    """What the controller says, once it is there and has heard of every actor and leader."""
+    found: dict[str, Any] = {}
+
+    def whole() -> bool:
+        found.update(ringlog.status())
+        return len(found["actors"]) == 3 and all(shard["leader"] for shard in found["shards"].values())
+
+    eventually(whole, 60)
+    return found
 
 
 def command(*arguments: str, stdin: str | None = None, code: int = 0) -> str:
@@ -154,7 +153,7 @@ def test_a_forked_child_is_told_that_ray_does_not_outlive_a_fork(pipeline: ringl
 
 
 AGAIN = """
-import json, sys, ringlog
+import json, sys, time, ringlog
 root, service = sys.argv[1:]
 first = ringlog.start(root)
 again = ringlog.start(root)
@@ -162,7 +161,9 @@ assert again is not first and first.is_over
 with ringlog.connect() as closed:
     assert closed is again
 ringlog.submit_logs({"service": service})  # through one that is not closed
-print(json.dumps({name: one["pid"] for name, one in ringlog.status()["actors"].items()}))
+while len(actors := ringlog.status()["actors"]) < 3:
+    time.sleep(0.1)
+print(json.dumps({name: one["pid"] for name, one in actors.items()}))
 """
 
 
@@ -180,7 +181,7 @@ def test_starting_twice_finds_the_one_that_runs(pipeline: ringlog.Pipeline) -> N
         env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )
     assert done.returncode == 0, done.stderr
-    pids = {name: one["pid"] for name, one in pipeline.status()["actors"].items()}
+    pids = {name: one["pid"] for name, one in status_of_a_whole_pipeline()["actors"].items()}
     assert json.loads(done.stdout.splitlines()[-1]) == pids
     assert count(service) == 1
 
@@ -188,7 +189,7 @@ def test_starting_twice_finds_the_one_that_runs(pipeline: ringlog.Pipeline) -> N
 def test_somebody_keeps_the_table_small_in_a_process_of_its_own(pipeline: ringlog.Pipeline) -> None:
     keeper = ray.get_actor(HOUSEKEEPER, namespace=NAMESPACE)
     pid = ray.get(keeper.__ray_call__.remote(lambda _: os.getpid()), timeout=30)
-    assert pid not in {os.getpid(), *(one["pid"] for one in pipeline.status()["actors"].values())}
+    assert pid not in {os.getpid(), *(one["pid"] for one in status_of_a_whole_pipeline()["actors"].values())}
     assert ray.get(keeper.trouble.remote(), timeout=30) is None
     assert pipeline.status()["housekeeping_trouble"] is None
 
@@ -208,8 +209,12 @@ def test_the_command_line(pipeline: ringlog.Pipeline, tmp_path: Path) -> None:
     command("submit", "--service", service, stdin='{"body": "as JSON", "n": 1}\nas text\n')
     found = command("search", "AS ", "--service", service, "--json").splitlines()
     assert sorted(json.loads(row)["body"] for row in found) == ["as JSON", "as text"]
-    status = json.loads(command("status", "--json"))
-    assert {shard["leader"] for shard in status["shards"].values()} == {"shard-0", "shard-1", "shard-2"}
+    eventually(
+        lambda: (
+            [shard["leader"] for shard in json.loads(command("status", "--json"))["shards"].values()]
+            == ["shard-0", "shard-1", "shard-2"]
+        )
+    )
     assert "one SELECT" in command("sql", "DROP VIEW logs", code=1)
     assert "names no file" in command("ingest", str(tmp_path / "none.log"), code=1)
     assert "line 2: timestamp" in command("submit", stdin='{"body": "x"}\n{"timestamp": "never"}\n', code=1)
@@ -218,8 +223,8 @@ def test_the_command_line(pipeline: ringlog.Pipeline, tmp_path: Path) -> None:
 def test_a_killed_shard_actor_loses_nothing(pipeline: ringlog.Pipeline) -> None:
     service = name()
     ack = ringlog.submit_logs([{"body": str(number), "service": service} for number in range(50)])
-    leader = ringlog.status()["shards"][ack.parts[0].shard]["leader"]
-    os.kill(ringlog.status()["actors"][leader]["pid"], signal.SIGKILL)
+    status = status_of_a_whole_pipeline()
+    os.kill(status["actors"][status["shards"][ack.parts[0].shard]["leader"]]["pid"], signal.SIGKILL)
     assert ringlog.submit_logs({"body": "after", "service": service}).records == 1
     assert count(service) == 51
 

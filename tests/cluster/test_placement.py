@@ -60,18 +60,31 @@ def status() -> dict[str, Any]:
 
 
 def complete() -> bool:
-    found = status()
+    return whole(status())
+
+
+def whole(found: dict[str, Any]) -> bool:
     return len(found["actors"]) == len(found["shards"]) and all(
         shard["condition"] == "complete" for shard in found["shards"].values()
     )
 
 
+def homes() -> dict[str, tuple[str, set[str]]]:
+    """The node of each actor, and the ids of its journals, once all is complete: by one look."""
+    found: dict[str, Any] = {}
+
+    def look() -> bool:
+        found.update(status())
+        return whole(found)
+
+    eventually(look)
+    return {
+        actor: (one["node"], {kept["id"] for kept in one["keeping"].values()}) for actor, one in found["actors"].items()
+    }
+
+
 def by_node() -> Counter[str]:
     return Counter(actor["node"] for actor in status()["actors"].values())
-
-
-def ids(actor: str) -> set[str]:
-    return {kept["id"] for kept in status()["actors"][actor]["keeping"].values()}
 
 
 def apart() -> bool:
@@ -130,16 +143,17 @@ def test_an_actor_for_which_a_node_has_no_room_any_more_stays_or_goes_to_another
 def test_who_joins_gets_an_actor_and_the_death_of_any_node_takes_no_majority(cluster: Cluster, tmp_path: Path) -> None:
     with started(tmp_path, shards=4):
         eventually(complete)
-        assert sorted(by_node().values()) == [1, 1, 2], "there is nowhere else"
+        eventually(lambda: sorted(by_node().values()) == [1, 1, 2])  # there is nowhere else
         eventually(apart)
         submit(0)
-        before = {actor: (one["node"], ids(actor)) for actor, one in status()["actors"].items()}
+        before = homes()
         joined = cluster.add_node(node_ip_address="127.0.0.5", num_cpus=1, include_dashboard=False)
         eventually(lambda: set(by_node().values()) == {1} and len(by_node()) == 4 and complete())
-        (moved,) = [actor for actor, (node, _) in before.items() if status()["actors"][actor]["node"] != node]
-        assert status()["actors"][moved]["node"] == joined.node_id
+        after = homes()
+        (moved,) = [actor for actor, (node, _) in before.items() if after[actor][0] != node]
+        assert after[moved][0] == joined.node_id
         assert Counter(node for node, _ in before.values())[before[moved][0]] == 2, "of those that shared a node"
-        assert not ids(moved) & before[moved][1], "it began anew"
+        assert not after[moved][1] & before[moved][1], "it began anew"
         submit(200)
 
         raylet = joined.all_processes["raylet"][0].process

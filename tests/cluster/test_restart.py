@@ -124,6 +124,20 @@ def kill_shard_actors() -> None:
         os.kill(actor["pid"], signal.SIGKILL)
 
 
+def leader_of(shard: str) -> tuple[int, int]:
+    """The epoch in which it is led, and the pid of who leads it."""
+    found: list[tuple[int, int]] = []
+
+    def led() -> bool:
+        status = ringlog.status()
+        one = status["shards"][shard]
+        found.append((one["epoch"], status["actors"][one["leader"]]["pid"]))
+        return True
+
+    eventually(led)
+    return found[-1]
+
+
 def caught_up() -> bool:
     shards = ringlog.status()["shards"].values()
     return all(
@@ -148,7 +162,6 @@ def test_a_node_that_never_comes_back_and_too_few_journals(
     three_journals: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three, one may be gone for good; with two gone, nothing is guessed, and coming back loses nothing."""
-    monkeypatch.setattr(cluster, "START_DEADLINE_S", 12.0)
     monkeypatch.setenv("COLUMNS", "250")
     (pipeline,) = (three_journals / "journals").iterdir()
     away = three_journals / "away"
@@ -156,13 +169,24 @@ def test_a_node_that_never_comes_back_and_too_few_journals(
     expected = sorted(f"record {number}" for number in range(600))
     for lost in ("shard-1", "shard-2"):
         shutil.move(pipeline / lost, away / lost)
-    with local_ray():
+    told = ""
+
+    def tells_what_is_missing() -> bool:
+        """Until the actor that is there has answered, and it is known why the others do not, some of it is not known."""
+        nonlocal told
         code, told = up(three_journals)
         assert code == 1
+        return (
+            told.count(" is UNAVAILABLE: 1 of the 2 journals") == told.count("shard-1 waits for its journals, on ") == 3
+        )
+
+    with local_ray():
+        with monkeypatch.context() as hasty:
+            hasty.setattr(cluster, "START_DEADLINE_S", 12.0)
+            eventually(tells_what_is_missing)
         for shard in SHARDS:
             assert f"{shard} is UNAVAILABLE: 1 of the 2 journals that it needs can be read" in told
             assert f"ringlog recover --accept-loss {shard}" in told
-        assert told.count("shard-1: its shard actor does not answer (journal ") == 3
         assert "look again with `ringlog recover`" in told
         assert (pipeline / "shard-1").exists() is False, "nobody begins anew where it may be needed as who it was"
         shutil.move(away / "shard-1", pipeline / "shard-1")
@@ -209,13 +233,13 @@ def test_etcd_killed_and_restarted_under_load_loses_nothing_and_stops_no_append(
             etcd.wait()
             assert history.within(away_from, away_until) > 300, "each began and was acknowledged while etcd was away"
 
-            before = ringlog.status()["shards"]["shard-0"]
-            os.kill(ringlog.status()["actors"][before["leader"]]["pid"], signal.SIGKILL)
-            eventually(lambda: (ringlog.status()["shards"]["shard-0"].get("epoch") or 0) > before["epoch"])
+            epoch, pid = leader_of("shard-0")
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: (ringlog.status()["shards"]["shard-0"].get("epoch") or 0) > epoch)
             led_again = time.monotonic()
             eventually(lambda: history.within(led_again, time.monotonic()) > 100)
             eventually(lambda: all(s["condition"] == "complete" for s in ringlog.status()["shards"].values()))
-            assert ringlog.status()["metadata_trouble"] is None
+            eventually(lambda: ringlog.status()["metadata_trouble"] is None)
             client.communicate(timeout=WITHIN_S)
             assert client.returncode == 0
         finally:

@@ -434,7 +434,7 @@ def test_whoever_comes_back_on_the_node_of_a_member_is_none_and_another_takes_it
     assert one.decide(back, 1.0 + COMPLETING_S) == [
         TakeOver("shard-0", "shard-1", ("shard-1", "shard-2", "shard-3")),
     ]
-    assert one.crowded("shard-0", back) == ["shard-0"]
+    assert one.crowded("shard-0", back) == ["shard-0"], "until another has its place"
 
     three = six({"shard-1", "shard-2"}, {"shard-0", "shard-1", "shard-2"}, shard_0="shard-1")
     three["shard-0"]["leading"], three["shard-1"]["leading"] = {}, pair["shard-1"]["leading"]
@@ -448,6 +448,34 @@ def test_whoever_comes_back_on_the_node_of_a_member_is_none_and_another_takes_it
     assert again.decide(apart, 20.0 + COMPLETING_S) == [
         TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2")),
     ]
+
+
+def opened(found: dict[str, dict[str, Any]], *members: str) -> dict[str, dict[str, Any]]:
+    """The same, where shard-0 was opened with these by the leader that it has."""
+    found["shard-0"]["leading"]["shard-0"]["members"] = {member: {"id": member} for member in members}
+    return keeping(found, *members)
+
+
+def test_a_shard_of_one_node_gets_the_newcomer_first_and_gives_a_member_up_when_that_has_everything() -> None:
+    """Led by the leader and the newcomer alone, it would stand still until that has the whole tail."""
+    one = Reconciler(("shard-0",), SIX[:3], 3, 2)
+    found = six({"shard-0", "shard-1"}, SIX[:3], shard_1="shard-0")
+    one.decide(found, 0.0)
+    assert one.decide(found, COMPLETING_S) == [TakeOver("shard-0", "shard-0", ("shard-0", "shard-1", "shard-2"))]
+    opened(found, "shard-0", "shard-1", "shard-2")
+    one.decide(found, 10.0)
+    assert one.decide(found, 10.0 + COMPLETING_S) == [TakeOver("shard-0", "shard-0", ("shard-0", "shard-2"))]
+    opened(found, "shard-0", "shard-2")
+    assert one.decide(found, 20.0) == []
+    assert one.crowded("shard-0", found) == ["shard-1"]
+
+
+def test_where_a_node_leaves_those_that_share_another_count_before_it_has_ended() -> None:
+    one = Reconciler(("shard-0",), SIX[:3], 3, 2)
+    found = opened(six(set(), SIX[:3], shard_2="shard-1"), "shard-0", "shard-1")
+    assert one.decide(found, 0.0) == []
+    leaves = one.decide(found, 1.0, leaving={"shard-0"})
+    assert leaves == [TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2"))]
 
 
 def test_a_member_that_shares_a_node_with_the_leader_gives_its_place_up() -> None:

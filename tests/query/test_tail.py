@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from ringlog.errors import Fenced, InvalidQuery, Unavailable
+from ringlog.errors import Fenced, InvalidQuery, PipelineEnded, Unavailable
 from ringlog.query import Filter, tail
 from ringlog.query.tail import Followed
 from table_rows import rows
@@ -62,6 +62,14 @@ def test_a_leader_that_is_away_is_waited_for() -> None:
     script = Script([rows("s", 0, 2)], Unavailable("away"), Fenced("moved"), [rows("s", 2, 2)], bases=(0, 2))
     assert offsets(script, 4) == [0, 1, 2, 3]
     assert script.starts[:4] == [None, 2, 2, 2]
+
+
+def test_whoever_reads_is_told_that_another_pipeline_runs_in_its_place() -> None:
+    script = Script([rows("s", 0, 2)], Unavailable("away"), PipelineEnded("another runs here now"), bases=(0,))
+    live = tail(script, Filter())
+    assert next(live).num_rows == 2
+    with pytest.raises(PipelineEnded, match="another runs here now"):
+        next(live)
 
 
 def test_what_was_archived_meanwhile_comes_from_the_table() -> None:

@@ -103,26 +103,25 @@ def _actors() -> dict[str, Any]:
     return {name: handle for name, handle in handles.items() if handle is not None}
 
 
-def _end_actors(but: str = "") -> bool:
+def _end_actors(controller: Any = None, but: str = "") -> bool:
     """End the actors of pipelines in this Ray cluster, and wait until their names are free; whether there were any.
 
-    Where somebody begins a pipeline meanwhile, that stays. Raises `Unavailable`, naming what does not end.
+    Where another controller than ``controller``, or the one that is found first, has begun by then, all stays that is
+    left. Raises `Unavailable`, naming what does not end.
     """
     deadline = time.monotonic() + END_DEADLINE_S
     pause = threading.Event()
-    found = _actors()
-    found.pop(but, None)
-    controller, any_found = found.get(CONTROLLER), bool(found)
-    while found:
+    any_found = False
+    while found := {name: handle for name, handle in _actors().items() if name != but}:
+        controller = controller or found.get(CONTROLLER)
+        if found.get(CONTROLLER) not in (None, controller):
+            break
         if time.monotonic() > deadline:
             raise Unavailable(f"these actors do not end: {', '.join(sorted(found))}. Try again")
+        any_found = True
         for name in sorted(found, key=lambda name: name != CONTROLLER):  # it would bring the others back
             ray.kill(found[name], no_restart=True)
         pause.wait(_POLL_S)
-        found = _actors()
-        found.pop(but, None)
-        if CONTROLLER in found and found[CONTROLLER] != controller:
-            break
     return any_found
 
 
@@ -215,12 +214,11 @@ def leave_ray() -> None:
 
 
 def start(settings: Settings) -> Cluster:
-    """Start the pipeline in the Ray cluster of this process, or find the one that runs there already."""
-    _finish_stop()
-    try:
-        cluster = connect()
-    except Unavailable:
-        cluster = _begin(settings)
+    """Start the pipeline in the Ray cluster of this process, or find the one that runs there already.
+
+    Where one is being ended there, or was not ended quite, it is ended first.
+    """
+    cluster = _found_or_begun(settings)
     if cluster.settings.root != settings.root:
         raise ConfigurationError(
             f"a pipeline runs here already, with root {cluster.settings.root}: stop it with `ringlog down` first"
@@ -230,7 +228,25 @@ def start(settings: Settings) -> Cluster:
     return cluster
 
 
-def _begin(settings: Settings) -> Cluster:
+def _found_or_begun(settings: Settings) -> Cluster:
+    deadline = time.monotonic() + START_DEADLINE_S
+    pause = threading.Event()
+    while True:
+        handle = running(CONTROLLER)
+        controller = _begin(settings) if handle is None else RemoteActor(handle, CONTROLLER)
+        try:
+            return Cluster(controller, max(1.0, deadline - time.monotonic()))
+        except _Closing:
+            _end_actors(handle)
+        except Unanswered as error:
+            if running(CONTROLLER) is None:
+                raise
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"{error}. `ringlog down` ends it, which loses nothing: then start again") from error
+            pause.wait(_POLL_S)
+
+
+def _begin(settings: Settings) -> RemoteActor:
     record = _record(settings)
     _require_shards(settings, record.shards)
     if settings.replicas > record.shards:
@@ -239,29 +255,7 @@ def _begin(settings: Settings) -> Cluster:
             f"replicas={record.shards} or fewer"
         )
     chosen = {**settings.public(), "shards": record.shards}
-    controller = make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, record.id, chosen)
-    deadline = time.monotonic() + START_DEADLINE_S
-    pause = threading.Event()
-    while True:
-        try:
-            return Cluster(controller)
-        except Unavailable:
-            if time.monotonic() >= deadline or running(CONTROLLER) is None:
-                raise
-        pause.wait(_POLL_S)
-
-
-def _finish_stop() -> None:
-    """Where somebody stops the pipeline, or was kept from doing all of it: do the rest."""
-    handle = running(CONTROLLER)
-    if handle is None:
-        return
-    try:
-        closing = RemoteActor(handle, CONTROLLER).call("describe", timeout_s=START_DEADLINE_S)["closing"]
-    except Unanswered:
-        return  # it begins
-    if closing:
-        _end_actors()
+    return make_actor(_ControllerActor, CONTROLLER, ON_THE_HEAD, record.id, chosen)
 
 
 def connect() -> Cluster:
@@ -300,16 +294,19 @@ def _require_shards(settings: Settings, shards: int) -> None:
         )
 
 
+class _Closing(Unavailable):
+    """The pipeline is being ended, or was not ended quite."""
+
+
 class Cluster:
     """The control plane of one running pipeline, as a client sees it."""
 
-    def __init__(self, controller: RemoteActor) -> None:
+    def __init__(self, controller: RemoteActor, timeout_s: float = START_DEADLINE_S) -> None:
         self._controller = controller
         self._router: RemoteActor | None = None
-        self._lost_router = False
-        found = controller.call("describe", timeout_s=START_DEADLINE_S)
+        found = controller.call("describe", timeout_s=timeout_s)
         if found["closing"]:
-            raise Unavailable("the pipeline here is being ended: start it again with `ringlog up` or ringlog.start()")
+            raise _Closing("the pipeline here is being ended: start it again with `ringlog up` or ringlog.start()")
         self._pipeline: str = found["pipeline"]
         self.settings = Settings(**found["settings"])
         self.token = gcs.data_plane_token(self._pipeline)
@@ -322,7 +319,7 @@ class Cluster:
             asked = (dict(key_bytes), known, wait_s)
             plain: dict[str, Any] = router.call("routes", *asked, timeout_s=wait_s + ROUTES_DEADLINE_S)
         except Unavailable:
-            self._router, self._lost_router = None, True
+            self._router = None
             raise
         self._router = router
         return plain
@@ -332,18 +329,16 @@ class Cluster:
 
         Raises `PipelineEnded` where another runs in its place, and `Unavailable`.
         """
-        if self._lost_router:
-            controller = find_actor(CONTROLLER)
-            found = controller.call("describe", timeout_s=ROUTES_DEADLINE_S)
-            if found["pipeline"] != self._pipeline:
-                raise PipelineEnded(
-                    f"the pipeline of {self.settings.root} has ended, and one of {found['settings']['root']} runs here "
-                    "now: close this one, and call ringlog.connect() again"
-                )
-            self._controller = controller
+        controller = find_actor(CONTROLLER)
+        found = controller.call("describe", timeout_s=ROUTES_DEADLINE_S)
+        if found["pipeline"] != self._pipeline:
+            raise PipelineEnded(
+                f"the pipeline of {self.settings.root} has ended, and one of {found['settings']['root']} runs here "
+                "now: close this one, and call ringlog.connect() again"
+            )
+        self._controller = controller
         handle = running(ROUTER)
         if handle is None:
-            self._lost_router = True
             raise Unavailable("the router is not there now: the controller brings it back, try again")
         return RemoteActor(handle, ROUTER)
 
@@ -380,7 +375,8 @@ class Cluster:
         found: dict[str, Any] = self._controller.call("status")
         decided, trouble = self._decided(found["shards"])
         for shard, one in found["shards"].items():
-            one.update(condition_of(shard, found["actors"], decided.get(shard), settings.replicas))
+            wished = settings.replicas - len(one["crowded"])
+            one.update(condition_of(shard, found["actors"], decided.get(shard), wished))
         return {
             "root": settings.root,
             "journal_dir": settings.journal_dir,
@@ -426,14 +422,16 @@ class Cluster:
 
         Raises `PipelineEnded` where another pipeline runs in its place, and `Unavailable`.
         """
+        controller = running(CONTROLLER)
         if not (gcs.owner() or "").startswith(self._pipeline):
             raise PipelineEnded(f"the pipeline of {self.settings.root} has ended already, and another runs here now")
         try:
-            self._controller.call("close", timeout_s=START_DEADLINE_S)
+            if controller is not None:
+                RemoteActor(controller, CONTROLLER).call("close", timeout_s=START_DEADLINE_S)
         except Unanswered as error:
             _logger.warning("the journals were not closed in time, and are safe all the same: %s", error)
         finally:
-            _end_actors()
+            _end_actors(controller)
 
 
 def process_fields() -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Controller:
         self._shards: dict[str, Remote] = {}
         self._absent_since: dict[str, float] = {}
         self._look_again_at: dict[str, float] = {}
-        self._hangs_after_s: dict[str, float] = {}
+        self._hangs: dict[str, tuple[float, float]] = {}  # after how long an absence, and how long it was given
         self._leaving: Collection[str] = ()
         self._move: Move | None = None
         self._move_until = 0.0
@@ -118,14 +118,14 @@ class Controller:
                 **led,
                 "trouble": trouble.get(shard),
                 "retiring": shard in plan.retiring,
-                "crowded": self._reconciler.crowded(shard, statuses) if plan == self._followed else [],
+                "crowded": self._reconciler.crowded(shard, statuses),
             }
-        away = {actor: self._away[actor] for actor in self._reconciler.actors if actor in self._away}
+        away = {actor: self._why_away(actor) for actor in self._reconciler.actors if actor not in statuses}
         return {
             "shards": shards,
             "actors": statuses,
             "lingering": [one for one in (*plan.lingering, *plan.gone) if one not in self._dismissed],
-            "away": away,
+            "away": {actor: why for actor, why in away.items() if why},
             "plan_trouble": plan_trouble,
         }
 
@@ -133,6 +133,10 @@ class Controller:
     def is_closed(self) -> bool:
         """Whether it watches no more."""
         return self._closed.is_set()
+
+    def _why_away(self, actor: str) -> str:
+        reasons = (self._away.get(actor), self._heartbeats.error(actor))
+        return "; ".join(reason for reason in reasons if reason)
 
     def shards_wanted(self) -> int:
         """How many shards there should be; 0 while that is not known."""
@@ -403,7 +407,7 @@ class Controller:
                 if self._absent_since.pop(actor, None) is not None:
                     _logger.info("%s is there", actor)
                     self._away.pop(actor, None)
-                    self._hangs_after_s.pop(actor, None)
+                    self._hangs.pop(actor, None)
                 self._household.lives(actor, statuses[actor]["node"])
                 continue
             if actor not in self._absent_since:
@@ -426,6 +430,8 @@ class Controller:
                 return False
             remote = self._household.summon(actor, anywhere, self._reconciler.groups())
             if remote is not None:
+                self._away.pop(actor, None)
+                self._hangs[actor] = (absent_s + HANGS_S, HANGS_S)
                 self._attach(actor, remote)
             else:
                 self._await(actor, absent_s)
@@ -443,11 +449,10 @@ class Controller:
         One that only takes long, as it reads large journals, is given twice as long each time.
         """
         self._away[actor] = f"{actor} does not answer, on a node that is there: it begins, hangs, or lacks memory there"
-        if absent_s >= self._hangs_after_s.setdefault(actor, HANGS_S):
-            _logger.warning(
-                "%s has not answered for %g s on a node that is there: it is started again", actor, absent_s
-            )
-            self._hangs_after_s[actor] = 2 * absent_s
+        hangs_after_s, given_s = self._hangs.get(actor, (HANGS_S, HANGS_S))
+        if absent_s >= hangs_after_s:
+            _logger.warning("%s is silent for %g s, on a node that is there: it is started again", actor, absent_s)
+            self._hangs[actor] = (absent_s + 2 * given_s, 2 * given_s)
             self._household.restart(actor)
 
     def _attach(self, actor: str, remote: Remote) -> None:

@@ -11,6 +11,7 @@ import secrets
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
+from ringlog.actors.remote import require_ray
 from ringlog.errors import Unavailable
 
 _NAMESPACE, _SECRET, _OWNER = b"ringlog", b"token", b"owner"
@@ -40,6 +41,7 @@ def own(pipeline: str) -> None:
 
 
 def _get(key: bytes) -> bytes:
+    require_ray()
     try:
         found: bytes | None = internal_kv.internal_kv_get_gcs_client().internal_kv_get(
             key, _NAMESPACE, timeout=_DEADLINE_S
@@ -50,6 +52,7 @@ def _get(key: bytes) -> bytes:
 
 
 def _put(key: bytes, value: bytes, overwrite: bool) -> None:
+    require_ray()
     try:
         internal_kv.internal_kv_get_gcs_client().internal_kv_put(key, value, overwrite, _NAMESPACE, timeout=_DEADLINE_S)
     except RayError as error:

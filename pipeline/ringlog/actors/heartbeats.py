@@ -42,6 +42,7 @@ class Heartbeats:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._errors: dict[str, str] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def watch(self, name: str, actor: Remote) -> None:
@@ -62,6 +63,10 @@ class Heartbeats:
         with self._lock:
             return {name: status for name, (heard, status) in self._heard.items() if now - heard < SILENCE_S}
 
+    def error(self, name: str) -> str | None:
+        """Why the actor of this name did not answer, the last time that it did not."""
+        return self._errors.get(name)
+
     def close(self) -> None:
         """End all the threads."""
         self._closed.set()
@@ -76,6 +81,7 @@ class Heartbeats:
             except Exception as error:  # noqa: BLE001  (whatever Ray or Flight raises: it is asked again)
                 _logger.debug("%s does not answer: %s", name, error)
                 if self._wanted(name):
+                    self._errors[name] = str(error)
                     self._note(name, None)
             self._closed.wait(max(0.0, HEARTBEAT_S - (time.monotonic() - began)))
 

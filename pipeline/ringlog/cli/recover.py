@@ -76,13 +76,16 @@ def _explanation(name: str, found: dict[str, Any]) -> Iterator[Text]:
 
 def _condition(name: str, shard: dict[str, Any]) -> Text:
     if shard["condition"] == "complete":
-        return Text(f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, complete", style="green")
+        lead = f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, complete"
+        if shard["crowded"] and shard["answering"] < len(shard["members"]) + len(shard["crowded"]):
+            crowded = ", ".join(shard["crowded"])
+            return Text(
+                f"{lead} with {shard['answering']} copies: add a node, and {crowded} moves there", style="green"
+            )
+        return Text(lead, style="green")
     if shard["condition"] == "incomplete":
         lead = f"{name} is led by {shard['leader']} in epoch {shard['epoch']}, with {shard['answering']} members"
         missing = ", ".join(one["actor"] for one in shard["missing"])
-        if shard["crowded"] and not missing:
-            crowded = ", ".join(shard["crowded"])
-            return Text(f"{lead}; {crowded} would put a majority on one node: add a node, and it moves there", "yellow")
         return Text(f"{lead}; it is completed once all answer{f' (missing: {missing})' if missing else ''}", "yellow")
     if shard["condition"] == "opening":
         waits_for = show.plain(shard["waits_for"] or shard["trouble"] or "its controller, which tries it soon")

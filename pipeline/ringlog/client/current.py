@@ -107,6 +107,8 @@ def stop() -> None:
     """End the pipeline of this Ray cluster. What is not archived waits in the journals for the next start."""
     global _current  # noqa: PLW0603  (one pipeline a process is what this module is for)
     with _lock:
+        if _current is None or _current.is_over:
+            cluster.join_ray(start_local=False)
         try:
             pipeline = connect()
         except Unavailable:

@@ -105,6 +105,7 @@ class Sender:
         self._held_bytes = 0
         self._unsettled: set[Submission] = set()
         self._over: str | None = None  # why nothing is sent any more
+        self._replaced: PipelineEnded | None = None
         # What a user hangs on a future may take long, or call back: it holds up nothing here.
         self._settled: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._teller = threading.Thread(target=self._keep_telling, name="ringlog-told", daemon=True)
@@ -167,13 +168,23 @@ class Sender:
 
     def refresh(self) -> Routes:
         """Fetch the newest routes now, from the calling thread. Raises `PipelineEnded`, and then all is over here."""
+        if self._replaced is not None:
+            raise copy.copy(self._replaced)
         try:
             routes = self._transport.routes({})
         except PipelineEnded as error:
-            self._inbox.hand(partial(self._ended, error))
+            self._note_ended(error)
             raise
         self._inbox.hand(lambda: self._take_routes(routes))
         return routes
+
+    def _note_ended(self, error: PipelineEnded) -> None:
+        """Nobody takes what is sent, and never will: whoever comes next connects to what runs by then."""
+        why = f"has ended ({error})"
+        with self._room:
+            self._replaced, self._over = error, self._over or why
+        self._inbox.hand(partial(self._give_up, why))
+        self._inbox.hand(partial(self._end, why))
 
     def close(self) -> None:
         """Send nothing any more. Whoever still waits is told: not stored, where nothing was sent, or not known."""
@@ -406,7 +417,7 @@ class Sender:
             try:
                 routes = self._transport.routes(sent, known, wait_s)
             except PipelineEnded as error:
-                self._inbox.put(partial(self._ended, error))
+                self._note_ended(error)
                 return
             except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is asked again)
                 _logger.debug("no routes now: %s", error)
@@ -444,12 +455,6 @@ class Sender:
         """An event raised what nothing foresees: nothing more is sent."""
         _logger.critical("nothing is sent any more; connect again, and report this: %s", error, exc_info=error)
         self._end(f"has failed ({error})")
-
-    def _ended(self, error: PipelineEnded) -> None:
-        """Nobody takes what is sent, and never will: whoever comes next connects to what runs by then."""
-        if self._over is None:
-            self._give_up(f"has ended ({error})")
-            self._end(f"has ended ({error})")
 
     def _give_up(self, why: str) -> None:
         """The last event of a sender: what was never sent is surely not stored."""

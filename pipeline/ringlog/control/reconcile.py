@@ -107,10 +107,15 @@ class Reconciler:
         return [self.wished(shard) for shard in self.shards]
 
     def crowded(self, shard: str, statuses: Statuses) -> list[str]:
-        """Of the wished that answer, those that keep nothing of ``shard`` since a member is on their node."""
-        answering = [actor for actor in self.wished(shard) if actor in statuses]
+        """Of the wished that answer, those that keep nothing of ``shard`` since members are on their node.
+
+        None where others have taken their places.
+        """
+        wished = self._wished.get(shard, ())
+        answering = [actor for actor in wished if actor in statuses]
         apart = self._apart(shard, answering, statuses)
-        return [actor for actor in answering if actor not in apart]
+        full = len(_members(shard, statuses)) >= len(wished)
+        return [actor for actor in answering if actor not in apart and not full]
 
     def spares_one(self) -> bool:
         """Whether a shard can be led without one of its members."""
@@ -243,8 +248,8 @@ class Reconciler:
         answers.
         """
         wished = self.wished(shard)
-        answering = self._apart(shard, [actor for actor in wished if actor in statuses and actor != moving], statuses)
-        staying = [actor for actor in answering if actor not in leaving]
+        answering = [actor for actor in wished if actor in statuses and actor != moving]
+        staying = self._apart(shard, [actor for actor in answering if actor not in leaving], statuses)
         free = len(wished) - len(staying)
         substitutes = self._substitutes(shard, statuses, now, staying, {moving, *leaving})
         leaving_yet = [actor for actor in answering if actor in leaving][: free - len(substitutes)]
@@ -253,7 +258,8 @@ class Reconciler:
     def _apart(self, shard: str, actors: Sequence[str], statuses: Statuses) -> list[str]:
         """Those of ``actors`` that may count together: no node has a quorum, with which its disk could be alone.
 
-        All of them, where fewer than a quorum would be left. Who leads or keeps the shard stays before who does not.
+        Who leads or keeps the shard stays before who does not, and all that keep it do until a quorum that lives apart
+        does: nobody is led by less meanwhile. All of them stay where there is no such quorum.
         """
         leader, kept = leader_of(shard, statuses), self._kept.get(shard) or _holding(shard, statuses)
         on_node: Counter[str] = Counter()
@@ -263,7 +269,10 @@ class Reconciler:
             if on_node[node] < max(1, self._quorum - 1):
                 on_node[node] += 1
                 apart.add(actor)
-        return [actor for actor in actors if actor in apart or len(apart) < self._quorum]
+        if len(apart) < self._quorum:
+            return list(actors)
+        ready = len(apart.intersection(kept)) >= self._quorum
+        return [actor for actor in actors if actor in apart or (actor in kept and not ready)]
 
     def _substitutes(
         self, shard: str, statuses: Statuses, now: float, staying: Sequence[str], going: Collection[str | None]

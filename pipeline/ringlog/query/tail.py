@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from ringlog.errors import Fenced, Unavailable
+from ringlog.errors import Fenced, PipelineEnded, Unavailable
 from ringlog.query.search import Filter
 
 _RETRY_S = 0.2
@@ -34,12 +34,12 @@ class Source(Protocol):
     """Where live records come from."""
 
     def shards(self) -> tuple[str, ...]:
-        """The shards there are now. Raises `Unavailable` when nobody can say."""
+        """The shards there are now. Raises `Unavailable` when nobody can say, and `PipelineEnded`."""
 
     def follow(self, shard: str, start: int | None) -> Followed:
         """From ``start`` (None: from now) on, or from the first offset after it that the leader still has.
 
-        Raises `Fenced` or `Unavailable`.
+        Raises `Fenced` or `Unavailable`, and `PipelineEnded` where another pipeline runs in its place.
         """
 
     def archived(self, shard: str, start: int, end: int) -> Iterator[pa.RecordBatch]:
@@ -101,6 +101,9 @@ class _Followers:
         while not self._stopped.wait(_LOOK_S):
             try:
                 shards = self._source.shards()
+            except PipelineEnded as error:
+                _put(self._batches, error, self._stopped)
+                return
             except Unavailable:
                 continue  # it is asked again
             for shard in shards:
@@ -157,6 +160,9 @@ class _Follower:
                     self._archived(_EVERYTHING)
                     return
                 self._follow_once()
+            except PipelineEnded as error:
+                self._put(error)
+                return
             except (Fenced, Unavailable):
                 self._stopped.wait(_RETRY_S)  # the leader changes, or is away: go on from the same offset
             except Exception as error:  # noqa: BLE001  (raised again where the records are read)
@@ -184,9 +190,16 @@ class _Follower:
             self.position = (self.position or 0) + batch.num_rows
 
     def _put(self, batch: pa.RecordBatch | Exception) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._batches.put(batch, timeout=_RETRY_S)
-            except queue.Full:
-                continue
-            return
+        _put(self._batches, batch, self._stopped)
+
+
+def _put(
+    batches: queue.Queue[pa.RecordBatch | Exception], batch: pa.RecordBatch | Exception, stopped: threading.Event
+) -> None:
+    """Hand it to whoever reads, as soon as there is room, unless it is ``stopped`` before."""
+    while not stopped.is_set():
+        try:
+            batches.put(batch, timeout=_RETRY_S)
+        except queue.Full:
+            continue
+        return
