@@ -146,6 +146,9 @@ def explanation(one: dict[str, Any], **known: Any) -> list[str]:
 
 def test_recover_explains_each_condition() -> None:
     assert explanation(shard()) == ["shard-0 is led by shard-0 in epoch 3, complete"]
+    assert explanation(shard(crowded=["shard-2"])) == [
+        "shard-0 is led by shard-0 in epoch 3, complete with 2 copies: add a node, and shard-2 moves there"
+    ]
     (line,) = explanation(SHORT)
     assert line.endswith("with 2 members; it is completed once all answer (missing: shard-1)")
     assert explanation(OPENING) == ["shard-0 is about to open; it waits for the table"]
