@@ -334,7 +334,6 @@ def test_a_controller_whose_look_at_the_plan_is_old_removes_nothing_that_is_coun
     watched.controller.change_shards(3)
     assert held.wait(WITHIN_S)
     watched.controller.change_shards(5)
-    watched.controller._adopt(watched.house.plan())  # whoever is held looks again only once it goes on
     eventually(lambda: watched.decided()[LAST].state == "open" and watched.complete(5))
     assert isinstance(watched.submit(LAST, "q"), Acknowledged)
     counted = {member.actor: member.id for member in watched.decided()[LAST].members}

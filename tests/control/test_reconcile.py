@@ -478,6 +478,17 @@ def test_where_a_node_leaves_those_that_share_another_count_before_it_has_ended(
     assert leaves == [TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2"))]
 
 
+def test_where_one_of_two_is_left_another_takes_the_place_at_once_wherever_it_is() -> None:
+    """Nothing is acknowledged until somebody does."""
+    for node in ("shard-3", "shard-2"):
+        one = Reconciler(("shard-0",), SIX[:4], 3, 2)
+        found = opened(six(set(), SIX[:4], shard_1="shard-0", shard_3=node), "shard-0", "shard-2")
+        assert one.decide(found, 0.0) == [], "shard-1 shares the node of shard-0"
+        left = {actor: found[actor] for actor in ("shard-2", "shard-3")}
+        wanted = one.decide(left, 0.5) or one.decide(left, 0.5 + 2 * LEADERLESS_S)
+        assert wanted == [TakeOver("shard-0", "shard-2", ("shard-2", "shard-3"))], node
+
+
 def test_a_member_that_shares_a_node_with_the_leader_gives_its_place_up() -> None:
     one = alone()
     found = six({"shard-0", "shard-1", "shard-2"}, shard_1="shard-0")

@@ -149,6 +149,7 @@ class Controller:
         was decided.
         """
         self._household.change_shards(shards)
+        self._read_plan()  # now, as far as it can be read: whoever else reads it may be waiting for something
         self._replan.set()
 
     def flush(self, timeout_s: float) -> dict[str, int]:

@@ -251,7 +251,7 @@ class Reconciler:
         answering = [actor for actor in wished if actor in statuses and actor != moving]
         staying = self._apart(shard, [actor for actor in answering if actor not in leaving], statuses)
         free = len(wished) - len(staying)
-        substitutes = self._substitutes(shard, statuses, now, staying, {moving, *leaving})
+        substitutes = self._substitutes(shard, statuses, now, answering, staying, {moving, *leaving})
         leaving_yet = [actor for actor in answering if actor in leaving][: free - len(substitutes)]
         return (*(actor for actor in answering if actor in staying or actor in leaving_yet), *substitutes)
 
@@ -275,34 +275,44 @@ class Reconciler:
         return [actor for actor in actors if actor in apart or (actor in kept and not ready)]
 
     def _substitutes(
-        self, shard: str, statuses: Statuses, now: float, staying: Sequence[str], going: Collection[str | None]
+        self,
+        shard: str,
+        statuses: Statuses,
+        now: float,
+        answering: Sequence[str],
+        staying: Sequence[str],
+        going: Collection[str | None],
     ) -> list[str]:
         """Who should keep ``shard`` beside those of the wished that are ``staying``: first who does already.
 
-        Nobody on the node of another, since one disk would then hold two of the copies that count. And nobody new while
-        too few of those that keep it now answer for a take-over: it would only stop who leads.
+        Nobody on the node of another, since one disk would then hold two of the copies that count; and nobody for who
+        may only restart. Neither holds where too few are ``answering`` for a quorum: then nothing is acknowledged. And
+        nobody new while too few of those that keep it now answer for a take-over: it would only stop who leads.
         """
         wished = self.wished(shard)
         gone = [
             actor
             for actor in wished
-            if actor in going or self._is_gone(actor, now) or (actor in statuses and actor not in staying)
+            if actor in going or self._is_gone(actor, now) or (actor in answering and actor not in staying)
         ]
         kept = self._kept.get(shard) or _holding(shard, statuses)
         others = [actor for actor in self._others(shard) if actor not in going and not self._is_gone(actor, now)]
         keeping = [actor for actor in others if actor in kept]
         restarting = sum(actor not in statuses for actor in keeping)  # their places are kept for them
-        places = min(max(len(gone), len(keeping)), len(wished) - len(staying)) - restarting
+        needed = self._quorum - len(answering)
+        places = max(min(max(len(gone), len(keeping)), len(wished) - len(staying)) - restarting, needed)
         known = self._kept.get(shard, ())
         enough = bool(known) and sum(actor in statuses for actor in known) >= seals_needed(len(known), self._quorum)
         new = [actor for actor in others if actor not in keeping] if enough else []
         nodes = {_node(actor, statuses) for actor in staying}
         found: list[str] = []
+        beside: list[str] = []
         for actor in (*keeping, *new):
-            if len(found) < places and actor in statuses and _node(actor, statuses) not in nodes:
+            if actor in statuses:
+                (found if _node(actor, statuses) not in nodes else beside).append(actor)
                 nodes.add(_node(actor, statuses))
-                found.append(actor)
-        return found
+        found = found[:places]
+        return found + beside[: max(0, needed - len(found))]
 
     def _is_gone(self, actor: str, now: float) -> bool:
         """Whether it has been away for longer than one that only restarts."""
