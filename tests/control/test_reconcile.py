@@ -4,6 +4,9 @@ import itertools
 from collections.abc import Collection
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ringlog.control import Plan, Reconciler, TakeOver, members_of, shard_names
 from ringlog.control.reconcile import (
     BACKOFF_S,
@@ -478,6 +481,20 @@ def test_where_a_node_leaves_those_that_share_another_count_before_it_has_ended(
     assert leaves == [TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2"))]
 
 
+def test_whose_place_is_taken_again_while_its_substitute_restarts_is_followed_by_nobody_else() -> None:
+    one = alone()
+    led_by_two = six(set(), {*SIX} - {"shard-0"})
+    led_by_two["shard-1"]["leading"] = {"shard-0": {"epoch": 1, "members": {}}}
+    members = ("shard-1", "shard-2", "shard-3")
+    led_by_two["shard-1"]["leading"]["shard-0"]["members"] = {member: {"id": member} for member in members}
+    keeping(led_by_two, *members)
+    one.decide(led_by_two, 0.0)
+    back = {**led_by_two, "shard-0": six(set())["shard-0"] | {"leading": {}}}
+    del back["shard-3"]
+    one.decide(back, 10.0)
+    assert one.decide(back, 10.0 + COMPLETING_S) == [TakeOver("shard-0", "shard-1", ("shard-0", "shard-1", "shard-2"))]
+
+
 def test_where_one_of_two_is_left_another_takes_the_place_at_once_wherever_it_is() -> None:
     """Nothing is acknowledged until somebody does."""
     for node in ("shard-3", "shard-2"):
@@ -679,3 +696,30 @@ def test_whoever_is_still_a_member_of_a_shard_that_it_should_not_keep_is_needed_
     assert one.dispensable("shard-0", found)
     found["shard-2"]["keeping"]["shard-1"]["id"] = "a new journal"
     assert not one.dispensable("shard-0", found)
+
+
+SOME = st.sets(st.sampled_from(SIX))
+LIVES = st.fixed_dictionaries({actor: st.sampled_from("xyz") for actor in SIX})
+
+
+@given(
+    st.lists(st.tuples(SOME, SOME, SOME, LIVES), min_size=1, max_size=6),
+    st.sampled_from([(1, 1), (2, 2), (3, 2), (5, 3)]),
+)
+def test_whatever_is_heard_whoever_is_named_answers_and_they_are_no_more_than_wished(
+    heard: list[tuple[set[str], set[str], set[str], dict[str, str]]], copies: tuple[int, int]
+) -> None:
+    replicas, quorum = copies
+    one = Reconciler(("shard-0", "shard-1"), SIX, replicas, quorum)
+    for number, (alive, members, leaving, nodes) in enumerate(heard):
+        kept = members or {"shard-0"}
+        found = six(kept, alive)
+        for actor, status in found.items():
+            status.update(leading={}, node=nodes[actor])
+        for leader in sorted(kept & alive)[:1]:
+            found[leader]["leading"] = six(kept)["shard-0"]["leading"]
+        for now in (100.0 * number, 100.0 * number + 50):
+            for takeover in one.decide(found, now, leaving):
+                assert quorum <= len(takeover.members) == len({*takeover.members}) <= replicas
+                assert takeover.candidate in takeover.members
+                assert {*takeover.members} <= alive

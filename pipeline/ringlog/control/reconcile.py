@@ -299,7 +299,7 @@ class Reconciler:
         others = [actor for actor in self._others(shard) if actor not in going and not self._is_gone(actor, now)]
         keeping = [actor for actor in others if actor in kept]
         restarting = sum(actor not in statuses for actor in keeping)  # their places are kept for them
-        needed = self._quorum - len(answering)
+        needed = max(0, self._quorum - len(answering))
         places = max(min(max(len(gone), len(keeping)), len(wished) - len(staying)) - restarting, needed)
         known = self._kept.get(shard, ())
         enough = bool(known) and sum(actor in statuses for actor in known) >= seals_needed(len(known), self._quorum)
