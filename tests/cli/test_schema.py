@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli.test_maintain import fill, run, said, table_of
+from cli.test_maintain import fill, run, said, table_of, today
 from ringlog.errors import ConfigurationError
 from ringlog.query import Cut, run_sql
 from ringlog.schema import TABLE_SCHEMA
@@ -19,7 +19,7 @@ from seaweed import SeaweedFS
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A root in the settings whose table has six segments."""
     monkeypatch.setenv("RINGLOG_ROOT", str(tmp_path / "root"))
-    fill(table_of(str(tmp_path / "root")))
+    fill(table_of(str(tmp_path / "root")), today(monkeypatch))
     return str(tmp_path / "root")
 
 
@@ -80,5 +80,5 @@ def test_on_s3(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RINGLOG_ROOT", seaweed.root("schema"))
-    fill(table_of(seaweed.root("schema"), **seaweed.storage_options))
+    fill(table_of(seaweed.root("schema"), **seaweed.storage_options), today(monkeypatch))
     assert columns("--promote", "request_id")["request_id"]["segments_without"] == 6
