@@ -98,6 +98,28 @@ def test_however_many_wait_for_a_leader_they_ask_for_the_routes_together() -> No
     assert transport.asked == 5
 
 
+class Recovering(MemoryTransport):
+    """Of two shards one has no leader at first."""
+
+    def routes(self, key_bytes: Mapping[int, int], known: int = -1, wait_s: float = 0.0) -> Routes:
+        leaders = {shard: Leading(shard, "memory", "memory", 1) for shard in ("shard-0", "shard-1")}
+        if known < 0:
+            del leaders["shard-1"]
+        return Routes(known + 2, ("shard-0", "shard-1"), leaders)
+
+
+def test_a_shard_that_has_a_leader_again_is_sent_to_soon_also_where_nothing_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ringlog.client.sender.REFRESH_S", 1000.0)
+    with ringlog.Pipeline(Recovering()) as pipeline:
+        assert pipeline._sender.routes.missing == ("shard-1",)
+        deadline = time.monotonic() + 20
+        while pipeline._sender.routes.missing:
+            assert time.monotonic() < deadline
+            pipeline.submit_logs({"body": "x"})
+
+
 def test_whoever_does_not_wait_is_told_within_the_time_that_it_gave() -> None:
     with ringlog.Pipeline(Leaderless(after=1_000_000)) as pipeline:
         future = pipeline.submit_logs({"body": "x"}, wait=False, timeout_s=0.2)
@@ -205,7 +227,7 @@ class Retiring(MemoryTransport):
         both = {shard: Leading(shard, "memory", "memory", 1) for shard in ("shard-0", "shard-1")}
         if self.retired:
             return Routes(2, ("shard-0",), {"shard-0": both["shard-0"]})
-        return Routes(1, ("shard-0", "shard-1"), {"shard-1": both["shard-1"]})
+        return Routes(1, ("shard-1",), {"shard-1": both["shard-1"]})
 
     def connect(self, leading: Leading, on_frame: OnFrame, on_closed: Callable[[], None]) -> Connection:
         if leading.shard == "shard-0":

@@ -31,6 +31,8 @@ _logger = logging.getLogger(__name__)
 
 REFRESH_S = 5.0
 """How old routes may get while something is being sent."""
+LACKING_S = 0.25
+"""The same of routes that lack the leader of a shard: it has another soon, and until then the others have its work."""
 RETRY_S = 0.1
 """How long to wait for the router, or a leader that is in the routes and does not answer, before it is asked again."""
 NEWER_S = 0.25
@@ -223,8 +225,9 @@ class Sender:
 
     def _take(self, batch: pa.RecordBatch, acks: Acks, submission: Submission, linger: bool) -> None:
         now = time.monotonic()
-        if now - self._refreshed > REFRESH_S:
-            self._refresh(0.0)
+        lacking = bool(self._routes.missing)
+        if now - self._refreshed > (LACKING_S if lacking else REFRESH_S):
+            self._refresh(NEWER_S if lacking else 0.0)
         keys = Keys.of(batch)
         try:
             assigned = self._routes.assign(batch, keys, (random.random(), random.random()))
