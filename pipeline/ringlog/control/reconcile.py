@@ -114,8 +114,9 @@ class Reconciler:
         wished = self._wished.get(shard, ())
         answering = [actor for actor in wished if actor in statuses]
         apart = self._apart(shard, answering, statuses)
-        full = len(_members(shard, statuses)) >= len(wished)
-        return [actor for actor in answering if actor not in apart and not full]
+        if len(apart) == len(answering) or len(_members(shard, statuses)) >= len(wished):
+            return []
+        return [actor for actor in answering if actor not in apart]
 
     def spares_one(self) -> bool:
         """Whether a shard can be led without one of its members."""
@@ -261,12 +262,15 @@ class Reconciler:
         Who leads or keeps the shard stays before who does not, and all that keep it do until a quorum that lives apart
         does: nobody is led by less meanwhile. All of them stay where there is no such quorum.
         """
+        most = max(1, self._quorum - 1)
+        if max(Counter(_node(actor, statuses) for actor in actors).values(), default=0) <= most:
+            return list(actors)  # as nearly always; what follows looks at every status
         leader, kept = leader_of(shard, statuses), self._kept.get(shard) or _holding(shard, statuses)
         on_node: Counter[str] = Counter()
         apart: set[str] = set()
         for actor in sorted(actors, key=lambda actor: (actor != leader, actor not in kept)):
             node = _node(actor, statuses)
-            if on_node[node] < max(1, self._quorum - 1):
+            if on_node[node] < most:
                 on_node[node] += 1
                 apart.add(actor)
         if len(apart) < self._quorum:
@@ -290,6 +294,8 @@ class Reconciler:
         nobody new while too few of those that keep it now answer for a take-over: it would only stop who leads.
         """
         wished = self.wished(shard)
+        if len(staying) == len(wished):
+            return []
         gone = [
             actor
             for actor in wished
